@@ -1,0 +1,86 @@
+"""Ids to dense codes and back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from recsys.tables import Catalog, Queries
+
+Codes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The histories of a batch of queries as codes, in CSR form: query q owns items[indptr[q]:indptr[q + 1]].
+
+    Oldest first. Items outside the vocabulary are left out.
+    """
+
+    indptr: npt.NDArray[np.int64]
+    items: Codes
+    weights: npt.NDArray[np.float32]
+    times: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def rows(self) -> Codes:
+        """The query of each event."""
+        return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.indptr))
+
+    def lags(self) -> Codes:
+        """How many events ago each event was: 0 for the last one."""
+        ends = np.repeat(self.indptr[1:], np.diff(self.indptr))
+        return (ends - 1 - np.arange(len(self.items))).astype(np.int32)
+
+    def slice(self, start: int, stop: int) -> "Histories":
+        stop = min(stop, len(self))
+        lo, hi = self.indptr[start], self.indptr[stop]
+        return Histories(
+            self.indptr[start : stop + 1] - lo, self.items[lo:hi], self.weights[lo:hi], self.times[lo:hi]
+        )
+
+
+@dataclass(frozen=True)
+class Vocab:
+    """Distinct ids in ascending order; an id's code is its place."""
+
+    ids: pl.Series
+
+    @classmethod
+    def of_items(cls, catalog: Catalog) -> "Vocab":
+        return cls(catalog.frame["item_id"].unique().sort())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def encode(self, ids: pl.Series) -> Codes:
+        """The codes of `ids`; -1 for unknown ones and nulls."""
+        if ids.dtype != self.ids.dtype or not len(ids):
+            return np.full(len(ids), -1, dtype=np.int32)
+        place = self.ids.search_sorted(ids)
+        codes = np.minimum(place.to_numpy().astype(np.int64), max(len(self.ids) - 1, 0))
+        if not len(self.ids):
+            return np.full(len(ids), -1, dtype=np.int32)
+        same = (self.ids.gather(codes) == ids).fill_null(False).to_numpy()
+        return np.where(same, codes, -1).astype(np.int32)
+
+    def decode(self, codes: npt.NDArray[np.integer]) -> pl.Series:
+        return self.ids.gather(codes)
+
+    def histories(self, queries: Queries) -> Histories:
+        """Encode every history, leaving out items that the vocabulary does not hold."""
+        frame = queries.frame
+        lengths = frame["history"].list.len().to_numpy().astype(np.int64)
+        rows = np.repeat(np.arange(len(frame)), lengths)
+        codes = self.encode(frame["history"].list.explode(empty_as_null=False))
+        known = codes >= 0
+        counts = np.bincount(rows[known], minlength=len(frame))
+        return Histories(
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            codes[known],
+            frame["weights"].list.explode(empty_as_null=False).to_numpy()[known].astype(np.float32),
+            frame["times"].list.explode(empty_as_null=False).to_numpy()[known],
+        )
