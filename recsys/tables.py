@@ -86,7 +86,8 @@ class InteractionLog(Table):
 class Catalog(Table):
     """What can be recommended: item_id, title, text (what a text model reads), then any attribute columns.
 
-    An attribute is String, a number, or List(String) for several values (genres, tags).
+    An attribute is String, a number, or List(String) for several values (genres, tags). The optional column
+    `embedding`, Array(Float32, dim), holds a unit vector of each text; it is not an attribute.
     """
 
     COLUMNS = {"item_id": ID, "title": (pl.String,), "text": (pl.String,)}
@@ -94,7 +95,7 @@ class Catalog(Table):
 
     @property
     def attributes(self) -> list[str]:
-        return [c for c in self.frame.columns if c not in self.COLUMNS]
+        return [c for c in self.frame.columns if c not in self.COLUMNS and c != "embedding"]
 
 
 class Queries(Table):
@@ -161,7 +162,7 @@ class Profiles(Table):
 class Candidates(Table):
     """Items proposed for each query, best first: query_id, item_id, score, rank (1-based), source, served_by.
 
-    source    : the generator (or the source inside a fusion) that ranks the item highest
+    source    : the generator, or the source inside a fusion, that speaks for the item most
     served_by : the stage whose order this is: "candidates" or "reranker"
 
     A generator may add a column `score_NAME` per source: that source's own score, null where it has none.

@@ -81,7 +81,9 @@ def ask(log: InteractionLog, held_out: InteractionLog) -> Questions:
     )
 
 
-def split_log(log: InteractionLog, kind: SplitKind, *, clock: str = "time", shares: tuple[float, float] = (0.1, 0.1)) -> Split:
+def split_log(
+    log: InteractionLog, kind: SplitKind, *, clock: str = "time", shares: tuple[float, float] = (0.1, 0.1)
+) -> Split:
     """Split a log. For `time`, `shares` are the shares of events that go to tune and to test.
 
     Errors: `SpecError` for a time split of a log without timestamps, or with too few moments to cut at.
@@ -109,9 +111,7 @@ def split_log(log: InteractionLog, kind: SplitKind, *, clock: str = "time", shar
 def _leave_last(log: InteractionLog) -> Split:
     from_end = pl.len().over("user_id") - 1 - pl.int_range(pl.len()).over("user_id")
     size = pl.len().over("user_id")
-    part = (
-        pl.when((from_end == 0) & (size >= 2)).then(2).when((from_end == 1) & (size >= 3)).then(1).otherwise(0)
-    )
+    part = pl.when((from_end == 0) & (size >= 2)).then(2).when((from_end == 1) & (size >= 3)).then(1).otherwise(0)
     frame = log.frame.with_columns(part=part)
     fit, tune, test = (InteractionLog(frame.filter(pl.col("part") == p).drop("part")) for p in (0, 1, 2))
     if not len(test):

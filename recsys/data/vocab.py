@@ -36,11 +36,10 @@ class Histories:
         return (ends - 1 - np.arange(len(self.items))).astype(np.int32)
 
     def slice(self, start: int, stop: int) -> "Histories":
+        """The queries from `start` up to, not including, `stop`."""
         stop = min(stop, len(self))
         lo, hi = self.indptr[start], self.indptr[stop]
-        return Histories(
-            self.indptr[start : stop + 1] - lo, self.items[lo:hi], self.weights[lo:hi], self.times[lo:hi]
-        )
+        return Histories(self.indptr[start : stop + 1] - lo, self.items[lo:hi], self.weights[lo:hi], self.times[lo:hi])
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ class Vocab:
 
     @classmethod
     def of_items(cls, catalog: Catalog) -> "Vocab":
+        """The items of a catalog."""
         return cls(catalog.frame["item_id"].unique().sort())
 
     def __len__(self) -> int:
@@ -68,6 +68,7 @@ class Vocab:
         return np.where(same, codes, -1).astype(np.int32)
 
     def decode(self, codes: npt.NDArray[np.integer]) -> pl.Series:
+        """The ids of `codes`, which must all be known (>= 0)."""
         return self.ids.gather(codes)
 
     def histories(self, queries: Queries) -> Histories:

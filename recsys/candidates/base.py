@@ -1,0 +1,186 @@
+"""What all generators share: score every item of the vocabulary for a batch of histories, then cut the best n.
+
+A source is a `Scorer`. Its scores are finite and additive-friendly (logarithms or cosines), because the fusion adds
+them; a score at or below `floor` means "no evidence", and such items are not proposed.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from recsys.data.vocab import Histories, Vocab
+from recsys.errors import BundleError
+from recsys.tables import Candidates, Queries
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+# 16 million float32 scores (64 MB) at a time, whatever the catalog's size.
+BLOCK_SCORES = 16_000_000
+
+
+class Config(BaseModel):
+    """Base of all generator configs: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Variants = Sequence[tuple[Config, "Source"]]
+
+
+class Scorer(ABC):
+    """A fitted generator over a vocabulary of items."""
+
+    kind: ClassVar[str]
+    floor: ClassVar[float] = -np.inf
+
+    def __init__(self, vocab: Vocab, exclude_seen: bool) -> None:
+        self.vocab = vocab
+        self.exclude_seen = exclude_seen
+
+    @abstractmethod
+    def scores(self, histories: Histories, at: Ints) -> Floats:
+        """(queries, items) finite scores; `at` is each query's moment."""
+
+    @property
+    def name(self) -> str:
+        """What this generator is called beside others."""
+        return self.kind
+
+    def generate(self, queries: Queries, n: int) -> Candidates:
+        """At most `n` items per query, best first; ties break by item id."""
+        blocks = [self._generate(batch, n) for batch in queries.batches(block_rows(len(self.vocab)))]
+        return Candidates(pl.concat(blocks) if blocks else _empty(queries, self.vocab))
+
+    def _generate(self, queries: Queries, n: int) -> pl.DataFrame:
+        histories = self.vocab.histories(queries)
+        scores = self.scores(histories, queries.frame["at"].to_numpy())
+        scores[scores <= self.floor] = -np.inf
+        rows, codes = top_n(scores, n, seen=histories if self.exclude_seen else None)
+        return candidate_frame(queries, self.vocab, rows, codes, scores[rows, codes]).with_columns(
+            source=pl.lit(self.name)
+        )
+
+
+class Source(Scorer):
+    """A scorer that is plain arrays and options, and so is saved without pickle."""
+
+    @abstractmethod
+    def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+        """What was learned, as plain arrays."""
+
+    @abstractmethod
+    def options(self) -> Mapping[str, Any]:
+        """What was chosen, as plain JSON."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, vocab: Vocab, arrays: Mapping[str, npt.NDArray[Any]], options: Mapping[str, Any]) -> Self:
+        """The inverse of `arrays` and `options`."""
+
+    def save(self, path: Path) -> None:
+        """Write vocabulary (Parquet), arrays (npz) and options (JSON) into the folder `path`."""
+        path.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame({"item_id": self.vocab.ids}).write_parquet(path / "items.parquet")
+        np.savez(path / "arrays.npz", **dict[str, Any](self.arrays()))
+        options = {"kind": self.kind, "exclude_seen": self.exclude_seen, **self.options()}
+        (path / "options.json").write_text(json.dumps(options, indent=1, sort_keys=True))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote. Errors: `BundleError` for a missing file or another kind of source."""
+        try:
+            options = json.loads((path / "options.json").read_text())
+            vocab = Vocab(pl.read_parquet(path / "items.parquet")["item_id"])
+            with np.load(path / "arrays.npz", allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path}: this is no readable candidate source ({error})") from error
+        if options["kind"] != cls.kind:
+            raise BundleError(f"{path}: holds a '{options['kind']}' source, not '{cls.kind}'")
+        return cls.restore(vocab, arrays, options)
+
+
+def block_rows(n_items: int) -> int:
+    """How many queries to score at once so that memory stays bounded."""
+    return max(1, min(1024, BLOCK_SCORES // max(n_items, 1)))
+
+
+def top_n(scores: Floats, n: int, *, seen: Histories | None) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Rows and columns of the `n` best finite scores of each row, best first; ties go to the lower column.
+
+    scores : (rows, items); the seen items' scores are overwritten with -inf.
+    """
+    if seen is not None:
+        scores[seen.rows(), seen.items] = -np.inf
+    n = min(n, scores.shape[1])
+    if n < 1 or not len(scores):
+        return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
+    # The n-th best value bounds the answer; every tie at the bound stays in until the stable sort has settled it.
+    bound = np.partition(scores, scores.shape[1] - n, axis=1)[:, scores.shape[1] - n]
+    rows, columns = np.nonzero((scores >= bound[:, None]) & np.isfinite(scores))
+    order = np.lexsort((-scores[rows, columns], rows))
+    rows, columns = rows[order], columns[order]
+    keep = place_in_group(rows) < n
+    return rows[keep], columns[keep]
+
+
+def product(users: Floats, items: Floats) -> Floats:
+    """users @ items.T, (queries, dim) by (items, dim), with the same bits for a query alone as in a batch.
+
+    BLAS multiplies a single row by another routine (gemv) whose sums round differently, so a lone row gets company.
+    """
+    if len(users) == 1:
+        return (np.concatenate([users, users]) @ items.T)[:1]
+    return users @ items.T
+
+
+def place_in_group(sorted_groups: npt.NDArray[np.integer]) -> Ints:
+    """0, 1, 2, ... within each run of equal values."""
+    if not len(sorted_groups):
+        return np.empty(0, dtype=np.int64)
+    starts = np.flatnonzero(np.r_[True, sorted_groups[1:] != sorted_groups[:-1]])
+    sizes = np.diff(np.r_[starts, len(sorted_groups)])
+    return np.arange(len(sorted_groups)) - np.repeat(starts, sizes)
+
+
+def candidate_frame(
+    queries: Queries, vocab: Vocab, rows: npt.NDArray[np.intp], codes: npt.NDArray[np.intp], scores: Floats
+) -> pl.DataFrame:
+    """The candidates' columns, but for `source`; rows must be grouped by query, best first."""
+    return pl.DataFrame(
+        {
+            "query_id": queries.frame["query_id"].gather(rows),
+            "item_id": vocab.decode(codes),
+            "score": scores.astype(np.float64),
+            "rank": place_in_group(rows) + 1,
+        }
+    ).with_columns(served_by=pl.lit("candidates"))
+
+
+def _empty(queries: Queries, vocab: Vocab) -> pl.DataFrame:
+    none = np.empty(0, dtype=np.intp)
+    return candidate_frame(queries, vocab, none, none, np.empty(0, dtype=np.float32)).with_columns(source=pl.lit(""))
+
+
+def decayed(histories: Histories, n_items: int, *, decay: float, length: int) -> Any:
+    """(queries, items) CSR matrix of history weights (1 + lag)^-decay over the last `length` events.
+
+    lag is 0 for the newest event; an item met more than once adds up.
+    """
+    import scipy.sparse as sp
+
+    lags = histories.lags()
+    keep = lags < length
+    weights = (1.0 + lags[keep]) ** np.float32(-decay)
+    return sp.csr_matrix(
+        (weights.astype(np.float32), (histories.rows()[keep], histories.items[keep])),
+        shape=(len(histories), n_items),
+    )

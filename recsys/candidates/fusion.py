@@ -1,0 +1,204 @@
+"""Fusion: one score from several sources, s = sum_f w_f * z_f, where z_f is a source's score standardised per query.
+
+Everything is learned on events that the sources had not seen: each user's last event of the given log is held out,
+the sources' few settings are chosen by NDCG@10 there, the weights by the listwise softmax over the catalog
+(Cao et al., ListNet, ICML 2007) with a light ridge; then the sources are refitted on the whole log.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from recsys.candidates.als import Als, AlsConfig
+from recsys.candidates.base import Config, Floats, Ints, Scorer, Source, candidate_frame, top_n
+from recsys.candidates.content import Content, ContentConfig
+from recsys.candidates.popular import Popular, PopularConfig
+from recsys.candidates.transitions import Transitions, TransitionsConfig
+from recsys.data.split import Questions, split_log
+from recsys.data.vocab import Histories
+from recsys.errors import BundleError, SpecError
+from recsys.tables import Catalog, InteractionLog, Queries
+
+SourceConfig = Annotated[PopularConfig | AlsConfig | TransitionsConfig | ContentConfig, Field(discriminator="kind")]
+SOURCES: Mapping[str, type[Source]] = {s.kind: s for s in (Popular, Als, Transitions, Content)}
+# 240 MB of standardised scores while the weights are learned.
+FIT_CELLS = 60_000_000
+FIT_ITEMS = 20_000
+
+
+class FusionConfig(Config):
+    """l2: ridge on the weights; tune_sources: choose the sources' settings too; tune_queries: how many held-out
+    events at most, sampled by seed."""
+
+    kind: Literal["fusion"] = "fusion"
+    sources: tuple[SourceConfig, ...] = (
+        TransitionsConfig(),
+        PopularConfig(),
+        PopularConfig(half_life=3.0),
+        AlsConfig(),
+        ContentConfig(),
+    )
+    l2: float = Field(default=0.001, ge=0)
+    tune_sources: bool = True
+    tune_queries: int = Field(default=2000, ge=1)
+    exclude_seen: bool = True
+
+    def fit(self, log: InteractionLog, catalog: Catalog, *, seed: int) -> "Fusion":
+        """Errors: `DataError` where no user has two events; `SpecError` where two sources have one name."""
+        inner = split_log(log, "leave-last")
+        room = FIT_CELLS // (len(self.sources) * max(1, min(len(catalog), FIT_ITEMS)))
+        questions = inner.questions("test").sample(min(self.tune_queries, max(room, 1)), seed)
+        chosen = [self._choose(source, inner.known, catalog, questions, seed) for source in self.sources]
+        names = [source.name for _, source, _ in chosen]
+        if len(set(names)) < len(names):
+            raise SpecError(f"generator.sources: two sources have the same name ({', '.join(names)})")
+        weights, heldout = learn_weights([s for _, s, _ in chosen], questions, self, seed)
+        report = {
+            "weights": dict(zip(names, weights.tolist(), strict=True)),
+            "heldout_ndcg@10": {**{n: s for n, (_, _, s) in zip(names, chosen, strict=True)}, "fusion": heldout},
+            "settings": {n: c.model_dump() for n, (c, _, _) in zip(names, chosen, strict=True)},
+            "heldout_queries": len(questions),
+        }
+        sources = {n: c.fit(log, catalog, seed=seed) for n, (c, _, _) in zip(names, chosen, strict=True)}
+        return Fusion(sources, weights, self.exclude_seen, report)
+
+    def _choose(
+        self, config: Any, log: InteractionLog, catalog: Catalog, questions: Questions, seed: int
+    ) -> tuple[Any, Source, float]:
+        """The best of a source's variants on the held-out questions; the first of equals."""
+        tries = config.variants(log, catalog, seed=seed) if self.tune_sources else []
+        tries = tries or [(config, config.fit(log, catalog, seed=seed))]
+        scored = [(c, s, heldout_ndcg(s.generate(questions.queries, 10).frame, questions)) for c, s in tries]
+        return max(scored, key=lambda t: t[2])
+
+
+def heldout_ndcg(candidates: pl.DataFrame, questions: Questions, k: int = 10) -> float:
+    """Mean NDCG@k of one held-out item per query."""
+    ranks = candidates.join(questions.truth.frame, on=["query_id", "item_id"], how="semi")["rank"].to_numpy()
+    return float((1 / np.log2(1 + ranks[ranks <= k])).sum() / max(len(questions), 1))
+
+
+def standardised(scores: Floats) -> Floats:
+    """Each row to mean 0 and deviation 1; a constant row, where a source knows nothing, to 0."""
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    deviation = centred.std(axis=1, keepdims=True)
+    return np.where(deviation > 1e-6, centred / np.maximum(deviation, 1e-6), 0).astype(np.float32)
+
+
+def learn_weights(
+    sources: list[Source], questions: Questions, config: FusionConfig, seed: int
+) -> tuple[npt.NDArray[np.float64], float]:
+    """The listwise weights and the NDCG@10 that they reach on the same questions."""
+    from scipy.optimize import minimize
+
+    vocab = sources[0].vocab
+    histories = vocab.histories(questions.queries)
+    at = questions.queries.frame["at"].to_numpy()
+    answers = vocab.encode(questions.truth.frame["item_id"])
+    rows = np.arange(len(answers))
+    seen = np.zeros((len(answers), len(vocab)), dtype=bool)
+    if config.exclude_seen:
+        seen[histories.rows(), histories.items] = True
+    usable = (answers >= 0) & ~seen[rows, np.maximum(answers, 0)]
+    prior = np.full(len(sources), 0.5)
+    if not usable.any():
+        return prior, 0.0
+    # Beyond FIT_ITEMS the softmax runs over a shared sample of items that holds every answer.
+    columns = np.arange(len(vocab))
+    if len(vocab) > FIT_ITEMS:
+        sample = np.random.default_rng(seed).choice(len(vocab), FIT_ITEMS, replace=False)
+        columns = np.union1d(sample, answers[usable])
+    z = np.stack([standardised(s.scores(histories, at))[:, columns] for s in sources], axis=-1)[usable]
+    hidden = seen[:, columns][usable]
+    target = np.searchsorted(columns, answers[usable])
+    index = np.arange(len(z))
+    wanted = z[index, target].mean(axis=0)
+
+    def loss(w: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        s = z @ w.astype(np.float32)
+        s[hidden] = -np.inf
+        s -= s.max(axis=1, keepdims=True)
+        p = np.exp(s)
+        total = p.sum(axis=1, keepdims=True)
+        p /= total
+        value = float(np.mean(np.log(total[:, 0]) - s[index, target])) + config.l2 * float(((w - prior) ** 2).sum())
+        expected = np.einsum("qi,qif->f", p, z, optimize=True) / len(z)
+        return value, (expected - wanted).astype(np.float64) + 2 * config.l2 * (w - prior)
+
+    weights = np.asarray(minimize(loss, prior, jac=True, method="L-BFGS-B", options={"maxiter": 60}).x)
+    fused = z @ weights.astype(np.float32)
+    fused[hidden] = -np.inf
+    own = fused[index, target][:, None]
+    ranks = 1 + (fused > own).sum(axis=1) + ((fused == own).sum(axis=1) - 1) / 2
+    return weights, float(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0).sum() / max(len(questions), 1))
+
+
+class Fusion(Scorer):
+    """The fitted fusion. `report` says the weights and what each source reached on the held-out events."""
+
+    kind: ClassVar[str] = "fusion"
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        weights: npt.NDArray[np.float64],
+        exclude_seen: bool,
+        report: Mapping[str, Any],
+    ) -> None:
+        super().__init__(next(iter(sources.values())).vocab, exclude_seen)
+        self.sources, self.weights, self.report = dict(sources), weights, dict(report)
+
+    def scores(self, histories: Histories, at: Ints) -> Floats:
+        total = np.zeros((len(histories), len(self.vocab)), dtype=np.float32)
+        for weight, source in zip(self.weights, self.sources.values(), strict=True):
+            total += np.float32(weight) * standardised(source.scores(histories, at))
+        return total
+
+    def _generate(self, queries: Queries, n: int) -> pl.DataFrame:
+        histories = self.vocab.histories(queries)
+        at = queries.frame["at"].to_numpy()
+        raw = {name: source.scores(histories, at) for name, source in self.sources.items()}
+        parts = [np.float32(w) * standardised(raw[name]) for name, w in zip(raw, self.weights, strict=True)]
+        rows, codes = top_n(total := sum(parts[1:], parts[0].copy()), n, seen=histories if self.exclude_seen else None)
+        names = pl.Series(list(raw))
+        speaker = np.argmax(np.stack([part[rows, codes] for part in parts]), axis=0)
+        frame = candidate_frame(queries, self.vocab, rows, codes, total[rows, codes])
+        columns = [
+            pl.Series(f"score_{name}", raw[name][rows, codes].astype(np.float64))
+            .to_frame()
+            .select(pl.when(pl.col(f"score_{name}") > source.floor).then(pl.col(f"score_{name}")))
+            .to_series()
+            for name, source in self.sources.items()
+        ]
+        return frame.with_columns(source=names.gather(speaker)).with_columns(*columns)
+
+    def save(self, path: Path) -> None:
+        """One folder per source, and the weights and the report in fusion.json."""
+        path.mkdir(parents=True, exist_ok=True)
+        for name, source in self.sources.items():
+            source.save(path / name)
+        body = {
+            "kind": self.kind,
+            "exclude_seen": self.exclude_seen,
+            "sources": {name: source.kind for name, source in self.sources.items()},
+            "weights": self.weights.tolist(),
+            "report": self.report,
+        }
+        (path / "fusion.json").write_text(json.dumps(body, indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Errors: `BundleError` where the folder holds no readable fusion."""
+        try:
+            body = json.loads((path / "fusion.json").read_text())
+            kinds = {name: SOURCES[kind] for name, kind in body["sources"].items()}
+        except (OSError, ValueError, KeyError) as error:
+            raise BundleError(f"{path}: this is no readable fusion ({error!r})") from error
+        sources = {name: kind.load(path / name) for name, kind in kinds.items()}
+        return cls(sources, np.asarray(body["weights"]), body["exclude_seen"], body["report"])
