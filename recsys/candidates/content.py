@@ -25,7 +25,6 @@ from recsys.data.vocab import Histories, Vocab
 from recsys.errors import SpecError
 from recsys.tables import Catalog, InteractionLog, Queries
 
-
 # 80 MB of vectors on each side while pairs are scored.
 PAIRS = 50_000
 

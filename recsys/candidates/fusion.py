@@ -30,6 +30,9 @@ SOURCES: Mapping[str, type[Source]] = {s.kind: s for s in (Popular, Als, Transit
 # 240 MB of standardised scores while the weights are learned.
 FIT_CELLS = 60_000_000
 FIT_ITEMS = 20_000
+# What a source counts before anything is learned, and for a query without history: there, learned weights mislead,
+# since popularity's may be negative to offset the popularity inside the other sources, which are then silent.
+PRIOR = 0.5
 
 
 class FusionConfig(Config):
@@ -106,7 +109,7 @@ def learn_weights(
     if config.exclude_seen:
         seen[histories.rows(), histories.items] = True
     usable = (answers >= 0) & ~seen[rows, np.maximum(answers, 0)]
-    prior = np.full(len(sources), 0.5)
+    prior = np.full(len(sources), PRIOR)
     if not usable.any():
         return prior, 0.0
     # Beyond FIT_ITEMS the softmax runs over a shared sample of items that holds every answer.
@@ -155,28 +158,38 @@ class Fusion(Scorer):
         self.sources, self.weights, self.report = dict(sources), weights, dict(report)
 
     def scores(self, histories: Histories, at: Ints) -> Floats:
-        total = np.zeros((len(histories), len(self.vocab)), dtype=np.float32)
-        for weight, source in zip(self.weights, self.sources.values(), strict=True):
-            total += np.float32(weight) * standardised(source.scores(histories, at))
-        return total
+        return self._add_up(self._parts(histories, {n: s.scores(histories, at) for n, s in self.sources.items()}))
+
+    def _parts(self, histories: Histories, raw: Mapping[str, Floats]) -> list[Floats]:
+        """Each source's weighted, standardised scores."""
+        empty = np.diff(histories.indptr)[:, None] == 0
+        return [
+            np.where(empty, np.float32(PRIOR), np.float32(weight)) * standardised(raw[name])
+            for name, weight in zip(raw, self.weights, strict=True)
+        ]
+
+    @staticmethod
+    def _add_up(parts: list[Floats]) -> Floats:
+        return np.asarray(sum(parts[1:], parts[0].copy()), dtype=np.float32)
 
     def _generate(self, queries: Queries, n: int) -> pl.DataFrame:
         histories = self.vocab.histories(queries)
         at = queries.frame["at"].to_numpy()
         raw = {name: source.scores(histories, at) for name, source in self.sources.items()}
-        parts = [np.float32(w) * standardised(raw[name]) for name, w in zip(raw, self.weights, strict=True)]
-        rows, codes = top_n(total := sum(parts[1:], parts[0].copy()), n, seen=histories if self.exclude_seen else None)
-        names = pl.Series(list(raw))
+        parts = self._parts(histories, raw)
+        total = self._add_up(parts)
+        rows, codes = top_n(total, n, seen=histories if self.exclude_seen else None)
         speaker = np.argmax(np.stack([part[rows, codes] for part in parts]), axis=0)
-        frame = candidate_frame(queries, self.vocab, rows, codes, total[rows, codes])
-        columns = [
-            pl.Series(f"score_{name}", raw[name][rows, codes].astype(np.float64))
-            .to_frame()
-            .select(pl.when(pl.col(f"score_{name}") > source.floor).then(pl.col(f"score_{name}")))
-            .to_series()
-            for name, source in self.sources.items()
-        ]
-        return frame.with_columns(source=names.gather(speaker)).with_columns(*columns)
+        own = {f"score_{name}": raw[name][rows, codes].astype(np.float64) for name in raw}
+        return (
+            candidate_frame(queries, self.vocab, rows, codes, total[rows, codes])
+            .with_columns(pl.Series("source", list(raw)).gather(speaker))
+            .with_columns(**own)
+            .with_columns(
+                pl.when(pl.col(f"score_{name}") > source.floor).then(pl.col(f"score_{name}")).alias(f"score_{name}")
+                for name, source in self.sources.items()
+            )
+        )
 
     def save(self, path: Path) -> None:
         """One folder per source, and the weights and the report in fusion.json."""

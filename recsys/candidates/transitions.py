@@ -25,7 +25,7 @@ class TransitionsConfig(Config):
     by which popular sources and targets are held down."""
 
     kind: Literal["transitions"] = "transitions"
-    window: int = Field(default=20, ge=1)
+    window: int = Field(default=50, ge=1)
     decay: float = Field(default=1.0, ge=0)
     length: int = Field(default=100, ge=1)
     source_damping: float = Field(default=0.5, ge=0, le=1)

@@ -1,0 +1,212 @@
+"""A fitted line as a folder: every part's files, the log and the catalog it knows, and a manifest with their hashes.
+
+Nothing in it is pickled, and a bundle with one altered, missing or added file does not load. Model weights are not
+in it: the manifest names them, and they are resolved on loading.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recsys import __version__
+from recsys.candidates import load_generator
+from recsys.data.files import atomic_folder
+from recsys.data.ingest import Dataset
+from recsys.errors import BundleError, UnknownItemError, UnknownUserError
+from recsys.lm import load_lm
+from recsys.profiles import EvidenceProfiles, Reasons
+from recsys.protocols import LanguageModel
+from recsys.recommender import Recommender
+from recsys.rerank import Fallback, load_reranker
+from recsys.settings import Settings
+from recsys.spec import Spec
+from recsys.tables import Catalog, Id, InteractionLog, Queries, adhoc_query, query_histories
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    recommender: Recommender
+    log: InteractionLog
+    catalog: Catalog
+
+    @property
+    def name(self) -> str:
+        """Name and short hash, as answers cite it."""
+        return f"{self.manifest['name']}-{self.manifest['hash'][:12]}"
+
+    @property
+    def now(self) -> int:
+        """The moment just after the last event known: when a question without a moment of its own is asked."""
+        return int(self.log.frame["ts"].max() or 0) + 1  # type: ignore[arg-type]  # ts is Int64
+
+    def queries(self, users: Sequence[Id] | None = None) -> Queries:
+        """One query per stored user (all by default), now, with the user's whole history; in the order given.
+
+        Errors: `UnknownUserError` naming the first id that the log does not hold.
+        """
+        dtype = self.log.frame["user_id"].dtype
+        events = self.log.frame
+        if users is not None:
+            wanted = _cast(users, dtype, "user_id", UnknownUserError)
+            known = wanted.is_in(events["user_id"].unique().implode())
+            if not known.all():
+                missing = users[int((~known).arg_true()[0])]
+                raise UnknownUserError(f"user_id {missing!r} is not in the log of bundle {self.path}")
+            events = events.join(wanted.to_frame(), on="user_id", how="semi", maintain_order="left")
+        found = query_histories(InteractionLog(events)).frame.with_columns(at=pl.lit(self.now, dtype=pl.Int64))
+        if users is not None:
+            found = wanted.unique(maintain_order=True).to_frame().join(found, on="user_id", maintain_order="left")
+        return Queries(found.select(*Queries.COLUMNS))
+
+    def adhoc(self, history: Sequence[Id], *, user_id: Id | None = None) -> Queries:
+        """One query, now, from a bare list of items, oldest first.
+
+        Errors: `UnknownItemError` naming the first item that the catalog does not hold.
+        """
+        dtype = self.catalog.frame["item_id"].dtype
+        items = _cast(history, dtype, "history", UnknownItemError)
+        known = items.is_in(self.catalog.frame["item_id"].implode())
+        if not known.all():
+            place = int((~known).arg_true()[0])
+            raise UnknownItemError(f"history[{place}] = {history[place]!r} is not in the catalog of bundle {self.path}")
+        return adhoc_query(items.to_list(), user_id=user_id, at=self.now, dtype=dtype)
+
+
+def _cast(values: Sequence[Id], dtype: Any, field: str, error: type[Exception]) -> pl.Series:
+    """Ids as the stored type: text from a command line becomes the log's integers, and the other way round."""
+    texts = pl.Series("user_id", [str(v) for v in values], dtype=pl.String)
+    cast = texts.cast(dtype, strict=False)
+    if cast.null_count():
+        raise error(f"{field}: {values[int(cast.is_null().arg_true()[0])]!r} is no {dtype} id, as this bundle's are")
+    return cast
+
+
+def write(
+    path: Path,
+    recommender: Recommender,
+    dataset: Dataset,
+    *,
+    spec: Spec,
+    known: InteractionLog | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    replace: bool = False,
+) -> Path:
+    """Write a bundle into the new folder `path`, whole or not at all.
+
+    `known` is the log that the parts were fitted on (by default the dataset's whole log).
+    Errors: `StorageError` when the folder exists (without `replace`) or cannot be written.
+    """
+    interactions = known or dataset.log
+    with atomic_folder(path, replace=replace) as folder:
+        recommender.catalog.frame.write_parquet(folder / "catalog.parquet")
+        interactions.frame.write_parquet(folder / "log.parquet")
+        recommender.generator.save(folder / "generator")
+        recommender.profiles.save(folder / "profiles")
+        recommender.reasons.save(folder / "reasons")
+        recommender.reranker.save(folder / "reranker")
+        files = _hashes(folder)
+        manifest = {
+            "format": FORMAT,
+            "name": spec.name,
+            "recsys": __version__,
+            "python": platform.python_version(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "spec": spec.model_dump(mode="json"),
+            "data": {
+                "name": dataset.name,
+                "clock": dataset.clock,
+                "rated": dataset.rated,
+                "users": interactions.frame["user_id"].n_unique(),
+                "items": len(recommender.catalog),
+                "events": len(interactions),
+            },
+            "metrics": dict(metrics or {}),
+            "files": files,
+        }
+        (folder / MANIFEST).write_text(_sealed(manifest))
+    return path
+
+
+def load(path: Path, settings: Settings, *, lm: LanguageModel | None = None) -> Bundle:
+    """Check every file's hash, then load. `lm` replaces the language model that the spec names.
+
+    Errors: `BundleError` for a folder that is no bundle, is of another format, or was altered; `WeightsError` when
+    the language model that it names is not to be had.
+    """
+    manifest = read_manifest(path)
+    spec = Spec.model_validate(manifest["spec"])
+    catalog = Catalog(pl.read_parquet(path / "catalog.parquet"))
+    interactions = InteractionLog(pl.read_parquet(path / "log.parquet"))
+    if spec.reranker.kind != "identity" and lm is None:
+        lm = load_lm(spec.lm, settings)
+    reranker: Any = load_reranker(spec.reranker.kind, path / "reranker", lm)
+    profiles = EvidenceProfiles.load(path / "profiles", catalog)
+    recommender = Recommender(
+        catalog=catalog,
+        generator=load_generator(spec.generator.kind, path / "generator"),
+        profiles=profiles,
+        reranker=reranker if spec.reranker.kind == "identity" else Fallback(reranker),
+        policy=spec.policy.build(),
+        reasons=Reasons.load(path / "reasons", catalog, profiles),
+        depth=spec.depth,
+    )
+    return Bundle(path, manifest, recommender, interactions, catalog)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a bundle, after every file has been checked against it.
+
+    Errors: `BundleError`, naming the first file that is missing, added or altered.
+    """
+    try:
+        text = (path / MANIFEST).read_text()
+        manifest = json.loads(text)
+        stated: dict[str, str] = manifest["files"]
+        version = manifest["format"]
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: no bundle here ({MANIFEST} is missing); `recsys fit` writes one") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path}/{MANIFEST}: cannot be read as a bundle's manifest ({error!r})") from error
+    if version != FORMAT:
+        raise BundleError(f"{path}: is a bundle of format {version}; this version reads format {FORMAT}: refit it")
+    if text != _sealed(manifest):
+        raise BundleError(f"{path}/{MANIFEST}: was altered after it was written; refit, or restore a copy")
+    found = _hashes(path)
+    for file in sorted(stated.keys() | found.keys()):
+        if file not in found:
+            raise BundleError(f"{path}/{file}: is missing from the bundle; refit, or restore a copy")
+        if file not in stated:
+            raise BundleError(f"{path}/{file}: does not belong to the bundle; remove it")
+        if stated[file] != found[file]:
+            raise BundleError(f"{path}/{file}: was altered after it was written; refit, or restore a copy")
+    return dict(manifest)
+
+
+def _sealed(manifest: Mapping[str, Any]) -> str:
+    """The manifest's text, with the hash of all its other fields."""
+    body = {key: value for key, value in manifest.items() if key != "hash"}
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**body, "hash": digest}, indent=1)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    def digest(file: Path) -> str:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    files = (f for f in sorted(folder.rglob("*")) if f.is_file() and f.relative_to(folder).as_posix() != MANIFEST)
+    return {f.relative_to(folder).as_posix(): digest(f) for f in files}

@@ -1,0 +1,133 @@
+"""`recsys fit`, `recsys evaluate`, `recsys recommend`: the line itself."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from recsys.data.ingest import Dataset
+    from recsys.settings import Settings
+
+DataArgument = Annotated[str, typer.Argument(help="a dataset folder, or the name of a fetched one (ml-100k)")]
+SpecOption = Annotated[Path, typer.Option("--spec", help="the recipe, a TOML file")]
+SeedOption = Annotated[int, typer.Option(help="seed of everything random")]
+
+
+def _dataset(data: str, settings: "Settings") -> "Dataset":
+    from recsys.data.datasets import dataset_path
+    from recsys.data.ingest import read_dataset
+
+    return read_dataset(dataset_path(data, settings))
+
+
+def fit(
+    data: DataArgument,
+    spec: SpecOption,
+    out: Annotated[Path, typer.Option(help="the bundle's folder; must not exist yet")],
+    seed: SeedOption = 0,
+    replace: Annotated[bool, typer.Option(help="replace a bundle that is there")] = False,
+) -> None:
+    """Fit the whole line on all of a dataset's log and write a bundle."""
+    from rich import print as show
+
+    from recsys import bundle
+    from recsys.data.files import refuse_taken
+    from recsys.settings import Settings
+    from recsys.spec import fit as fit_line
+    from recsys.spec import load_spec
+
+    settings, recipe = Settings(), load_spec(spec)
+    refuse_taken(out, replace=replace)
+    dataset = _dataset(data, settings)
+    fitted = fit_line(dataset, recipe, settings, seed=seed)
+    bundle.write(out, fitted.recommender, dataset, spec=recipe, replace=replace)
+    show(f"bundle: {out}  ({sum(fitted.seconds.values()):.0f} s)")
+
+
+def evaluate(
+    data: DataArgument,
+    spec: SpecOption,
+    out: Annotated[Path, typer.Option(help="folder of metrics.json, per_query.parquet, slates.parquet, report.html")],
+    split: Annotated[str, typer.Option(help="leave-last | time")] = "leave-last",
+    k_core: Annotated[int | None, typer.Option(min=1, help="keep users and items with this many events")] = None,
+    sample_users: Annotated[int | None, typer.Option(min=1, help="evaluate this many users; everybody is fitted")] = None,
+    seed: SeedOption = 0,
+    report: Annotated[bool, typer.Option(help="write report.html")] = True,
+    bundle_out: Annotated[
+        Path | None, typer.Option("--bundle", help="also write the evaluated line as a bundle")
+    ] = None,
+) -> None:
+    """Fit, then measure every stage on held-out events, ranking the whole catalog."""
+    from rich.console import Console
+
+    from recsys import bundle
+    from recsys.evaluate import evaluate as run
+    from recsys.evaluate import write_results
+    from recsys.report import stage_table, write_report
+    from recsys.settings import Settings
+    from recsys.spec import load_spec
+
+    if split not in ("leave-last", "time"):
+        raise typer.BadParameter("is 'leave-last' or 'time'", param_hint="--split")
+    settings, recipe = Settings(), load_spec(spec)
+    dataset = _dataset(data, settings)
+    found = run(
+        dataset,
+        recipe,
+        settings,
+        split=split,  # type: ignore[arg-type]  # checked above
+        core=k_core,
+        sample_users=sample_users,
+        seed=seed,
+    )
+    write_results(found, out)
+    console = Console()
+    console.print(stage_table(found.metrics))
+    console.print(f"metrics : {out / 'metrics.json'}\nper query: {out / 'per_query.parquet'}\nslates  : {out / 'slates.parquet'}")
+    if report:
+        from recsys.cli.pages import report_data
+
+        write_report(out / "report.html", report_data(found, dataset))
+        console.print(f"report  : {out / 'report.html'}")
+    if bundle_out is not None:
+        bundle.write(
+            bundle_out,
+            found.fitted.recommender,
+            dataset,
+            spec=recipe,
+            known=found.known,
+            metrics=found.metrics["stages"],
+            replace=True,
+        )
+        console.print(f"bundle  : {bundle_out}  (knows nothing of the test events)")
+
+
+def recommend(
+    bundle: Annotated[str, typer.Option(help="a bundle's folder, or models:/NAME@ALIAS")],
+    user: Annotated[str, typer.Option(help="a user id of the bundle's log")],
+    k: Annotated[int, typer.Option(min=1, help="how many items")] = 10,
+) -> None:
+    """Show one user's recent history, profile and recommendations."""
+    import polars as pl
+    from rich.console import Console
+    from rich.table import Table
+
+    from recsys.registry import open_bundle
+    from recsys.settings import Settings
+
+    opened = open_bundle(bundle, Settings())
+    queries = opened.queries([user])
+    slates = opened.recommender.recommend(queries, k)
+    profile = opened.recommender.profiles.as_of(queries).frame["text"][0]
+    titles = opened.catalog.frame.select("item_id", "title")
+    recent = pl.DataFrame({"item_id": queries.frame["history"][0].tail(5).reverse()}).join(
+        titles, on="item_id", how="left", maintain_order="left"
+    )
+    console = Console()
+    console.print(f"[bold]User {user}[/bold], lately: " + ", ".join(t or "?" for t in recent["title"]))
+    console.print(f"\n{profile}\n", markup=False)
+    table = Table("#", "title", "score", "why", "by")
+    for row in slates.frame.join(titles, on="item_id", maintain_order="left").iter_rows(named=True):
+        table.add_row(str(row["rank"]), row["title"], f"{row['score']:.3f}", row["reason"], row["served_by"])
+    console.print(table)

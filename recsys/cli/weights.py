@@ -1,0 +1,23 @@
+"""`recsys weights`: fetch and list the model weights."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Model weights: fetch once, then work offline.", no_args_is_help=True)
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="names, folders or hub ids; the default models if none")] = None,
+) -> None:
+    """Fetch weights into the cache, check their hash, and say where they lie."""
+    from rich import print as show
+
+    from recsys.lm.weights import DEFAULTS, resolve
+    from recsys.settings import Settings
+
+    settings = Settings()
+    for name in names or list(DEFAULTS):
+        found = resolve(name, settings, fetch=True)
+        show(f"{name}: {found.path} ({found.licence}, sha256 {found.sha256[:12]}…, from {found.source})")

@@ -1,0 +1,209 @@
+"""Offline evaluation: fit on the past, ask about held-out events, rank the whole catalog, say how sure we are.
+
+Stages, in the order of the line: `popular` (all-time counts, the floor for everything), `candidates` (the spec's
+generator), `reranked` (what the recommender shows). Every stage answers the same queries, so differences are paired.
+"""
+
+import json
+import logging
+import platform
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recsys.candidates import Fusion, PopularConfig
+from recsys.data.files import atomic_file
+from recsys.data.ingest import Dataset
+from recsys.data.split import Questions, SplitKind, k_core, split_log
+from recsys.metrics import mrr, ndcg, paired, recall, stage_metrics, target_ranks
+from recsys.protocols import LanguageModel
+from recsys.settings import Settings
+from recsys.spec import Clock, Fitted, Spec, Training, fit
+from recsys.tables import Candidates, Catalog, InteractionLog, Profiles, Queries, Slates
+
+log = logging.getLogger(__name__)
+
+# Deep enough that ties around rank 100 are counted at their expected rank.
+DEPTH = 200
+LIFTED = ("ndcg@10", "recall@10", "mrr@10")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found, and what a report or a bundle needs of it."""
+
+    metrics: Mapping[str, Any]
+    per_query: pl.DataFrame
+    sources: list[dict[str, Any]]
+    fitted: Fitted
+    known: InteractionLog
+    questions: Questions
+    profiles: Profiles
+    slates: Slates
+
+
+def evaluate(
+    dataset: Dataset,
+    spec: Spec,
+    settings: Settings,
+    *,
+    split: SplitKind = "leave-last",
+    core: int | None = None,
+    sample_users: int | None = None,
+    seed: int = 0,
+    k: int = 10,
+    lm: LanguageModel | None = None,
+) -> Evaluation:
+    """Fit on fit and tune, answer test's questions, compare the stages.
+
+    `core` filters to the k-core before splitting; `sample_users` samples the users asked about, by seed, while
+    everybody is fitted on. Errors: `DataError` and `SpecError` as `fit` and the splits raise them.
+    """
+    clock = Clock()
+    interactions = k_core(dataset.log, core) if core else dataset.log
+    parts = split_log(interactions, split, clock=dataset.clock)
+    fitted = fit(dataset, spec, settings, seed=seed, training=Training.of_split(parts), lm=lm)
+    recommender, catalog = fitted.recommender, fitted.recommender.catalog
+    questions = parts.questions("test").sample(sample_users, seed)
+    queries, truth = questions.queries, questions.truth
+    with clock.step("generate candidates"):
+        popular = PopularConfig().fit(parts.known, catalog, seed=seed).generate(queries, DEPTH)
+        candidates = recommender.generator.generate(queries, DEPTH)
+    with clock.step("write profiles"):
+        profiles = recommender.profiles.as_of(queries)
+    with clock.step("rerank"):
+        # The recommender reranks the `depth` candidates that it would ask for; what lies beyond keeps its order.
+        head = pl.col("rank") <= recommender.depth
+        ranked = recommender.reranker.rerank(queries, Candidates(candidates.frame.filter(head)), profiles, catalog)
+    with clock.step("explain"):
+        slates = recommender.present(queries, ranked, min(k, len(catalog)))
+    lists = {"popular": popular, "candidates": candidates, "reranked": ranked}
+    ranks = {
+        stage: target_ranks(listed, truth, by="rank" if stage == "reranked" else "score")
+        for stage, listed in lists.items()
+    }
+    tail = ranks["candidates"].filter(pl.col("rank") > recommender.depth)
+    if len(tail):
+        ranks["reranked"] = (
+            ranks["reranked"]
+            .join(tail.select("query_id", deep="rank"), on="query_id", how="left", maintain_order="left")
+            .with_columns(pl.coalesce("rank", "deep").alias("rank"))
+            .drop("deep")
+        )
+    with clock.step("compare stages"):
+        stages = {stage: stage_metrics(ranks[stage], listed, catalog, seed=seed) for stage, listed in lists.items()}
+        lift = _lift(ranks, seed)
+        sources = compare_sources(fitted, questions, ranks["candidates"], catalog, seed)
+    per_query = questions.truth.frame.join(
+        queries.frame.select("query_id", "user_id"), on="query_id", maintain_order="left"
+    ).select("query_id", "user_id", "item_id")
+    for stage, found in ranks.items():
+        per_query = per_query.join(
+            found.select("query_id", pl.col("rank").alias(stage)), on="query_id", how="left", maintain_order="left"
+        )
+    metrics = {
+        "data": describe(dataset, interactions, questions),
+        "split": split,
+        "stages": stages,
+        "lift": lift,
+        "seconds": {**fitted.seconds, **clock.seconds},
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "sources": sources,
+        "tuning": dict(fitted.tuning),
+        "run": {"spec": spec.model_dump(mode="json"), "seed": seed, "k_core": core, "versions": _versions()},
+    }
+    return Evaluation(metrics, per_query, sources, fitted, parts.known, questions, profiles, slates)
+
+
+def _lift(ranks: Mapping[str, pl.DataFrame], seed: int) -> dict[str, Any]:
+    """Reranked against candidates, paired by query."""
+    functions = {"ndcg": ndcg, "recall": recall, "mrr": mrr}
+    found = {}
+    for name in LIFTED:
+        metric, k = name.split("@")
+        new, old = (functions[metric](ranks[stage]["rank"].to_numpy(), int(k)) for stage in ("reranked", "candidates"))
+        result = paired(new, old, seed=seed)
+        found[name] = {
+            "delta": result.delta,
+            "relative": result.relative,
+            "ci95": list(result.ci95),
+            "p": result.p,
+            "n": result.n,
+        }
+    return found
+
+
+def compare_sources(
+    fitted: Fitted, questions: Questions, fused: pl.DataFrame, catalog: Catalog, seed: int
+) -> list[dict[str, Any]]:
+    """Each single source of a fusion on the same queries, and the fusion's paired difference from it at NDCG@10."""
+    generator = fitted.recommender.generator
+    if not isinstance(generator, Fusion):
+        return []
+    fusion = ndcg(fused["rank"].to_numpy(), 10)
+    rows = []
+    for name, source in generator.sources.items():
+        ranks = target_ranks(source.generate(questions.queries, DEPTH), questions.truth, by="score")["rank"].to_numpy()
+        difference = paired(fusion, ndcg(ranks, 10), seed=seed)
+        rows.append(
+            {
+                "source": name,
+                "weight": float(generator.report["weights"][name]),
+                "ndcg@10": float(ndcg(ranks, 10).mean()),
+                "recall@100": float(recall(ranks, 100).mean()),
+                "delta": difference.delta,
+                "ci95": list(difference.ci95),
+                "p": difference.p,
+            }
+        )
+    return rows
+
+
+def describe(dataset: Dataset, interactions: InteractionLog, questions: Questions) -> dict[str, Any]:
+    """What the figures stand on, in numbers and notes."""
+    users, items = interactions.frame["user_id"].n_unique(), interactions.frame["item_id"].n_unique()
+    histories = questions.queries.frame
+    repeated = histories.join(questions.truth.frame, on="query_id").select(
+        pl.col("history").list.contains(pl.col("item_id")).mean()
+    )
+    return {
+        "name": dataset.name,
+        "clock": dataset.clock,
+        "rated": dataset.rated,
+        "users": users,
+        "items": items,
+        "catalog": len(dataset.catalog),
+        "events": len(interactions),
+        "density": len(interactions) / (users * items),
+        "queries": len(questions),
+        "queries_without_history": histories.filter(pl.col("history").list.len() == 0).height,
+        "answers_already_met": float(repeated.item() or 0.0),
+        "notes": list(dataset.notes),
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("recsys", "polars", "torch", "transformers", "implicit", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def write_results(found: Evaluation, out: Path) -> None:
+    """Write metrics.json, per_query.parquet and slates.parquet into `out`, each whole or not at all."""
+    with atomic_file(out / "per_query.parquet") as path:
+        found.per_query.write_parquet(path)
+    with atomic_file(out / "slates.parquet") as path:
+        with_users(found.slates, found.questions.queries).write_parquet(path)
+    with atomic_file(out / "metrics.json") as path:
+        path.write_text(json.dumps(found.metrics, indent=1, default=str))
+
+
+def with_users(slates: Slates, queries: Queries) -> pl.DataFrame:
+    """Slates with the user of each query, in the columns that batch writes."""
+    return slates.frame.join(queries.frame.select("query_id", "user_id"), on="query_id", maintain_order="left").select(
+        "user_id", "item_id", "rank", "score", "propensity", "served_by", "reason"
+    )

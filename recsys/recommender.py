@@ -1,0 +1,44 @@
+"""The line itself: queries in, explained slates out. Batch, endpoint and evaluation all run this one class."""
+
+from dataclasses import dataclass, replace
+
+from recsys.errors import SpecError
+from recsys.profiles.reasons import Reasons
+from recsys.protocols import CandidateGenerator, Policy, ProfileSource, Reranker
+from recsys.rerank.fallback import Identity
+from recsys.tables import Candidates, Catalog, Queries, Slates
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """Four fitted parts over one catalog. `depth` is how many candidates the generator proposes per query."""
+
+    catalog: Catalog
+    generator: CandidateGenerator
+    profiles: ProfileSource
+    reranker: Reranker
+    policy: Policy
+    reasons: Reasons
+    depth: int = 100
+
+    def recommend(self, queries: Queries, k: int) -> Slates:
+        """The best `k` items of each query, each with its reason.
+
+        Errors: `SpecError` when k is below 1 or larger than the catalog.
+        """
+        if not 1 <= k <= len(self.catalog):
+            raise SpecError(f"k = {k} does not fit: the catalog holds {len(self.catalog)} items, k is from 1 to that")
+        candidates = self.generator.generate(queries, max(self.depth, k))
+        return self.present(queries, self.rerank(queries, candidates), k)
+
+    def rerank(self, queries: Queries, candidates: Candidates) -> Candidates:
+        """The same candidates in the reranker's order, profiles as of each query."""
+        return self.reranker.rerank(queries, candidates, self.profiles.as_of(queries), self.catalog)
+
+    def present(self, queries: Queries, ranked: Candidates, k: int) -> Slates:
+        """What the policy shows of a ranking, with reasons."""
+        return self.reasons.explain(queries, self.policy.choose(ranked, self.catalog, k), self.catalog)
+
+    def candidates_only(self) -> "Recommender":
+        """The same line without the reranker: cheaper, and what a failing LM falls back to."""
+        return replace(self, reranker=Identity())

@@ -1,0 +1,195 @@
+"""WHAT is built: a TOML recipe becomes checked configs, and configs become a fitted `Recommender`.
+
+The reranker learns on tune's users, whose candidates come from a generator and profiles fitted before tune; both are
+then refitted on everything known. So no part ever learns from an answer that it is later asked for.
+"""
+
+import hashlib
+import logging
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recsys.candidates import AnyGeneratorConfig, FusionConfig
+from recsys.data.files import atomic_file
+from recsys.data.ingest import Dataset
+from recsys.data.split import Questions, Split, ask, split_log
+from recsys.errors import SpecError
+from recsys.lm import EncoderConfig, LMConfig, load_encoder, load_lm
+from recsys.policy import TopConfig
+from recsys.profiles import ProfilesConfig, Reasons
+from recsys.protocols import LanguageModel, TextEncoder
+from recsys.recommender import Recommender
+from recsys.rerank import AnyRerankerConfig, Fallback, IdentityConfig
+from recsys.settings import Settings
+from recsys.tables import Catalog, InteractionLog
+
+log = logging.getLogger(__name__)
+
+
+class Spec(BaseModel):
+    """A recipe. Every section has defaults; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "recommender"
+    depth: int = Field(default=100, ge=1, description="candidates per query")
+    generator: AnyGeneratorConfig = Field(default_factory=FusionConfig)
+    encoder: EncoderConfig = Field(default_factory=EncoderConfig)
+    lm: LMConfig = Field(default_factory=LMConfig)
+    profiles: ProfilesConfig = Field(default_factory=ProfilesConfig)
+    reranker: AnyRerankerConfig = Field(default_factory=IdentityConfig)
+    policy: TopConfig = Field(default_factory=TopConfig)
+
+    def needs_vectors(self) -> bool:
+        """Whether a generator reads the catalog's text vectors."""
+        sources = self.generator.sources if isinstance(self.generator, FusionConfig) else (self.generator,)
+        return any(source.kind == "content" for source in sources)
+
+
+def load_spec(path: Path) -> Spec:
+    """Read a TOML recipe. Errors: `SpecError` naming the file and the field."""
+    try:
+        return Spec.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SpecError(f"{path}: the spec cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: this is not valid TOML ({error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise SpecError(f"{path}: {where}: {first['msg']}") from error
+
+
+@dataclass(frozen=True)
+class Training:
+    """What may be learned from what: parts fitted on `before` meet `tune`'s questions; all is refitted on `known`."""
+
+    before: InteractionLog
+    tune: Questions
+    known: InteractionLog
+
+    @classmethod
+    def of_split(cls, split: Split) -> Self:
+        """For an evaluation: test stays unseen."""
+        return cls(split.fit, split.questions("tune"), split.known)
+
+    @classmethod
+    def of_log(cls, interactions: InteractionLog) -> Self:
+        """For production: everything is known, each user's last event is the question."""
+        split = split_log(interactions, "leave-last")
+        return cls(split.known, ask(interactions, split.test), interactions)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted line, and what the fitting found out: reports and seconds per step."""
+
+    recommender: Recommender
+    tuning: Mapping[str, Any]
+    seconds: Mapping[str, float]
+
+
+@dataclass
+class Clock:
+    """Seconds per named step, said as they pass."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time one step; a name used twice adds up."""
+        log.info("%s ...", name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - start
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 3)
+            log.info("%s: %.1f s", name, took)
+
+
+def fit(
+    dataset: Dataset,
+    spec: Spec,
+    settings: Settings,
+    *,
+    seed: int,
+    training: Training | None = None,
+    lm: LanguageModel | None = None,
+) -> Fitted:
+    """Fit every part of the line on a dataset; by default for production, on all of its log.
+
+    `lm` replaces the spec's language model (a recorded or scripted one in tests).
+    """
+    clock = Clock()
+    if lm is None:
+        with clock.step("load language model"):
+            lm = load_lm(spec.lm, settings)
+    if lm is None and spec.reranker.kind != "identity":
+        raise SpecError(f"reranker.kind = '{spec.reranker.kind}' needs a language model: set lm.kind")
+    training = training or Training.of_log(dataset.log)
+    catalog = dataset.catalog
+    if spec.needs_vectors():
+        with clock.step("embed catalog"):
+            catalog = with_vectors(catalog, load_encoder(spec.encoder, settings), settings.cache_dir)
+    tuning: dict[str, Any] = {}
+    reranker: Any = None
+    if spec.reranker.kind != "identity":
+        with clock.step("fit candidates before tune"):
+            early = spec.generator.fit(training.before, catalog, seed=seed)
+        with clock.step("fit profiles before tune"):
+            early_profiles = spec.profiles.fit(training.before, catalog, rated=dataset.rated, seed=seed)
+        with clock.step("fit reranker on tune"):
+            questions = training.tune.sample(spec.reranker.tune_users, seed)
+            reranker = spec.reranker.fit(
+                questions,
+                early.generate(questions.queries, spec.depth),
+                early_profiles.as_of(questions.queries),
+                catalog,
+                training.before,
+                lm,
+                seed=seed,
+            )
+        tuning["reranker"] = reranker.report
+    with clock.step("fit candidates"):
+        generator = spec.generator.fit(training.known, catalog, seed=seed)
+    tuning["generator"] = getattr(generator, "report", {})
+    with clock.step("fit profiles"):
+        profiles = spec.profiles.fit(training.known, catalog, rated=dataset.rated, seed=seed)
+    reasons = Reasons.fit(training.known, catalog, profiles)
+    recommender = Recommender(
+        catalog=catalog,
+        generator=generator,
+        profiles=profiles,
+        reranker=Fallback(reranker) if reranker is not None else spec.reranker.build(),
+        policy=spec.policy.build(),
+        reasons=reasons,
+        depth=spec.depth,
+    )
+    return Fitted(recommender, tuning, clock.seconds)
+
+
+def with_vectors(catalog: Catalog, encoder: TextEncoder, cache_dir: Path) -> Catalog:
+    """The catalog with a unit vector of each item's text; vectors are kept in the cache by (model, texts)."""
+    if "embedding" in catalog.frame.columns:
+        return catalog
+    texts = catalog.frame["text"].to_list()
+    digest = hashlib.sha256("\0".join([encoder.model_id, *texts]).encode()).hexdigest()[:32]
+    stored = cache_dir / "embeddings" / f"{digest}.npy"
+    if stored.exists():
+        vectors = np.load(stored, allow_pickle=False)
+    else:
+        vectors = encoder.embed(texts)
+        with atomic_file(stored) as path, path.open("wb") as file:
+            np.save(file, vectors, allow_pickle=False)
+    column = pl.Series("embedding", vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))
+    return Catalog(catalog.frame.with_columns(column))
