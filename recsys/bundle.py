@@ -21,7 +21,7 @@ from recsys.data.files import atomic_folder
 from recsys.data.ingest import Dataset
 from recsys.errors import BundleError, UnknownItemError, UnknownUserError
 from recsys.lm import load_lm
-from recsys.profiles import EvidenceProfiles, Reasons
+from recsys.profiles import EvidenceProfiles
 from recsys.protocols import LanguageModel
 from recsys.recommender import Recommender
 from recsys.rerank import Fallback, load_reranker
@@ -116,7 +116,6 @@ def write(
         interactions.frame.write_parquet(folder / "log.parquet")
         recommender.generator.save(folder / "generator")
         recommender.profiles.save(folder / "profiles")
-        recommender.reasons.save(folder / "reasons")
         recommender.reranker.save(folder / "reranker")
         files = _hashes(folder)
         manifest = {
@@ -161,7 +160,7 @@ def load(path: Path, settings: Settings, *, lm: LanguageModel | None = None) -> 
         profiles=profiles,
         reranker=reranker if spec.reranker.kind == "identity" else Fallback(reranker),
         policy=spec.policy.build(),
-        reasons=Reasons.load(path / "reasons", catalog, profiles),
+        reasons=profiles.reasons,
         depth=spec.depth,
     )
     return Bundle(path, manifest, recommender, interactions, catalog)

@@ -96,7 +96,9 @@ def evaluate(
             .drop("deep")
         )
     with clock.step("compare stages"):
-        stages = {stage: stage_metrics(ranks[stage], listed, catalog, seed=seed) for stage, listed in lists.items()}
+        stages = {
+            stage: stage_metrics(ranks[stage]["rank"], listed, catalog, seed=seed) for stage, listed in lists.items()
+        }
         lift = _lift(ranks, seed)
         sources = compare_sources(fitted, questions, ranks["candidates"], catalog, seed)
     per_query = questions.truth.frame.join(
@@ -126,15 +128,8 @@ def _lift(ranks: Mapping[str, pl.DataFrame], seed: int) -> dict[str, Any]:
     found = {}
     for name in LIFTED:
         metric, k = name.split("@")
-        new, old = (functions[metric](ranks[stage]["rank"].to_numpy(), int(k)) for stage in ("reranked", "candidates"))
-        result = paired(new, old, seed=seed)
-        found[name] = {
-            "delta": result.delta,
-            "relative": result.relative,
-            "ci95": list(result.ci95),
-            "p": result.p,
-            "n": result.n,
-        }
+        new, old = (functions[metric](ranks[stage]["rank"], int(k)) for stage in ("reranked", "candidates"))
+        found[name] = paired(new, old, seed=seed).row()
     return found
 
 
@@ -145,10 +140,10 @@ def compare_sources(
     generator = fitted.recommender.generator
     if not isinstance(generator, Fusion):
         return []
-    fusion = ndcg(fused["rank"].to_numpy(), 10)
+    fusion = ndcg(fused["rank"], 10)
     rows = []
     for name, source in generator.sources.items():
-        ranks = target_ranks(source.generate(questions.queries, DEPTH), questions.truth, by="score")["rank"].to_numpy()
+        ranks = target_ranks(source.generate(questions.queries, DEPTH), questions.truth, by="score")["rank"]
         difference = paired(fusion, ndcg(ranks, 10), seed=seed)
         rows.append(
             {
@@ -156,9 +151,7 @@ def compare_sources(
                 "weight": float(generator.report["weights"][name]),
                 "ndcg@10": float(ndcg(ranks, 10).mean()),
                 "recall@100": float(recall(ranks, 100).mean()),
-                "delta": difference.delta,
-                "ci95": list(difference.ci95),
-                "p": difference.p,
+                **difference.row(),
             }
         )
     return rows

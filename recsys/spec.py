@@ -25,12 +25,12 @@ from recsys.data.split import Questions, Split, ask, split_log
 from recsys.errors import SpecError
 from recsys.lm import EncoderConfig, LMConfig, load_encoder, load_lm
 from recsys.policy import TopConfig
-from recsys.profiles import ProfilesConfig, Reasons
+from recsys.profiles import ProfilesConfig, summarize
 from recsys.protocols import LanguageModel, TextEncoder
 from recsys.recommender import Recommender
 from recsys.rerank import AnyRerankerConfig, Fallback, IdentityConfig
 from recsys.settings import Settings
-from recsys.tables import Catalog, InteractionLog
+from recsys.tables import Catalog, InteractionLog, Queries, query_histories
 
 log = logging.getLogger(__name__)
 
@@ -165,14 +165,19 @@ def fit(
     tuning["generator"] = getattr(generator, "report", {})
     with clock.step("fit profiles"):
         profiles = spec.profiles.fit(training.known, catalog, rated=dataset.rated, seed=seed)
-    reasons = Reasons.fit(training.known, catalog, profiles)
+    if lm is not None and spec.profiles.lm_users:
+        with clock.step("write profiles"):
+            everybody = query_histories(training.known)
+            asked = everybody.frame.sample(min(spec.profiles.lm_users, len(everybody)), seed=seed, shuffle=True)
+            profiles, summary = summarize(profiles, Queries(asked), lm, spec.profiles.lm_users)
+        tuning["profiles"] = {"model": summary.model_id, "asked": summary.asked, "accepted": summary.accepted}
     recommender = Recommender(
         catalog=catalog,
         generator=generator,
         profiles=profiles,
         reranker=Fallback(reranker) if reranker is not None else spec.reranker.build(),
         policy=spec.policy.build(),
-        reasons=reasons,
+        reasons=profiles.reasons,
         depth=spec.depth,
     )
     return Fitted(recommender, tuning, clock.seconds)

@@ -29,7 +29,9 @@ app.command()(serve.serve)
 
 
 @app.callback()
-def _options(quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say only warnings and results")] = False) -> None:
+def _options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say only warnings and results")] = False,
+) -> None:
     from rich.console import Console
     from rich.logging import RichHandler
 

@@ -51,7 +51,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="folder of metrics.json, per_query.parquet, slates.parquet, report.html")],
     split: Annotated[str, typer.Option(help="leave-last | time")] = "leave-last",
     k_core: Annotated[int | None, typer.Option(min=1, help="keep users and items with this many events")] = None,
-    sample_users: Annotated[int | None, typer.Option(min=1, help="evaluate this many users; everybody is fitted")] = None,
+    sample_users: Annotated[
+        int | None, typer.Option(min=1, help="evaluate this many users; everybody is fitted")
+    ] = None,
     seed: SeedOption = 0,
     report: Annotated[bool, typer.Option(help="write report.html")] = True,
     bundle_out: Annotated[
@@ -84,7 +86,9 @@ def evaluate(
     write_results(found, out)
     console = Console()
     console.print(stage_table(found.metrics))
-    console.print(f"metrics : {out / 'metrics.json'}\nper query: {out / 'per_query.parquet'}\nslates  : {out / 'slates.parquet'}")
+    console.print(
+        f"metrics : {out / 'metrics.json'}\nper query: {out / 'per_query.parquet'}\nslates  : {out / 'slates.parquet'}"
+    )
     if report:
         from recsys.cli.pages import report_data
 

@@ -9,7 +9,9 @@ app = typer.Typer(help="Model weights: fetch once, then work offline.", no_args_
 
 @app.command()
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="names, folders or hub ids; the default models if none")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="names, folders or hub ids; the default models if none")
+    ] = None,
 ) -> None:
     """Fetch weights into the cache, check their hash, and say where they lie."""
     from rich import print as show

@@ -1,0 +1,75 @@
+"""Retrain: ingest -> fit -> profiles -> rerank -> evaluate -> publish, on a dataset folder.
+
+The recipe is fitted and measured with test held out, then fitted again on the whole log; that second line is what is
+published: logged to MLflow, registered, and made `champion` if the recipe is not worse than the champion's.
+"""
+
+import hashlib
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recsys import bundle
+from recsys.cli.pages import report_data
+from recsys.data.datasets import dataset_path
+from recsys.data.ingest import Dataset, read_dataset
+from recsys.data.split import SplitKind
+from recsys.errors import RecsysError
+from recsys.evaluate import Evaluation, evaluate, write_results
+from recsys.registry import MODEL, SETTING, Promotion, Registry, setting_tag
+from recsys.report import stage_table, write_report
+from recsys.settings import Settings
+from recsys.spec import Spec, fit, load_spec
+
+STAGE = "reranked"
+"""The stage that is served, and so the one that decides."""
+
+
+def retrain(
+    data: Annotated[str, typer.Argument(help="a dataset folder, or the name of a fetched one")],
+    spec: Annotated[Path, typer.Option(help="the recipe, a TOML file")],
+    out: Annotated[Path, typer.Option(help="folder for the evaluation and the bundle; replaced")] = Path("out/retrain"),
+    split: Annotated[str, typer.Option(help="leave-last | time")] = "leave-last",
+    k_core: Annotated[int | None, typer.Option(min=1, help="evaluate on users and items with this many events")] = None,
+    sample_users: Annotated[int | None, typer.Option(min=1, help="evaluate this many users")] = None,
+    seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
+    model: Annotated[str, typer.Option(help="name in the registry")] = MODEL,
+    tolerance: Annotated[float, typer.Option(min=0, help="NDCG@10 that a new champion may lack")] = 0.001,
+) -> None:
+    """Fit, evaluate and publish a recipe on a dataset."""
+    settings, recipe, registry = Settings(), load_spec(spec), Registry.of(Settings())
+    champion = registry.champion(model)  # asked first: a registry out of reach shows before hours of work
+    dataset = read_dataset(dataset_path(data, settings))
+    options: dict[str, Any] = {"split": _kind(split), "core": k_core, "sample_users": sample_users, "seed": seed}
+    found = evaluate(dataset, recipe, settings, **options)
+    write_results(found, out / "evaluation")
+    write_report(out / "evaluation" / "report.html", report_data(found, dataset))
+
+    setting = setting_tag({"log": _digest(dataset), "items": len(dataset.catalog), **options})
+    rival = None
+    if champion is not None and champion.setting != setting:
+        before = Spec.model_validate(bundle.read_manifest(registry.resolve(f"models:/{model}@champion"))["spec"])
+        rival = _served(found if before == recipe else evaluate(dataset, before, settings, **options))["ndcg@10"]
+
+    fitted = fit(dataset, recipe, settings, seed=seed)
+    path = bundle.write(
+        out / "bundle", fitted.recommender, dataset, spec=recipe, metrics=found.metrics["stages"], replace=True
+    )
+    run_id = registry.log_run(
+        params={"spec": recipe.model_dump(mode="json"), **options, "data": found.metrics["data"]},
+        metrics={"served": _served(found), **{key: found.metrics[key] for key in ("stages", "lift", "seconds")}},
+        artifacts={"evaluation": out / "evaluation"},
+        tags={SETTING: setting, "data": dataset.name, "spec": recipe.name},
+    )
+    _show(found, registry.promote(registry.register(path, run_id, name=model), name=model, tolerance=tolerance, rival=rival), model)
+
+
+def _served(found: Evaluation) -> dict[str, Any]:
+    return dict(found.metrics["stages"][STAGE])
+
+
+def _digest(dataset: Dataset) -> str:
+    return hashlib.sha256(dataset.log.frame.write_csv().encode()).hexdigest()[:16]

@@ -1,0 +1,260 @@
+"""Slates for many users, written as Parquet shards: the offline door.
+
+`OUT/part-00000.parquet`, `part-00001.parquet`, ... hold `shard_size` users each, in the order of the user list; a shard
+is there whole or not at all, so an interrupted run goes on where it stopped. `OUT/_run.json` says what the shards
+belong to (bundle, k, users, ...), and a run that differs in any of it refuses to mix. `OUT/_SUCCESS.json` appears last.
+Read the result with `pl.read_parquet("OUT/part-*.parquet")`.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recsys.bundle import Bundle
+from recsys.data.files import atomic_file
+from recsys.errors import DataError, SpecError, StorageError, UnknownUserError
+from recsys.tables import Id, Queries, Slates
+
+RUN, SUCCESS = "_run.json", "_SUCCESS.json"
+COLUMNS = ("user_id", "item_id", "rank", "score", "propensity", "served_by", "reason")
+
+
+@dataclass(frozen=True)
+class UserList:
+    """The users to serve, each once, in the order given; and what of the file was left out."""
+
+    ids: list[Id]
+    repeated: int = 0
+    unknown: list[tuple[int, str]] = field(default_factory=list)
+    """(line, id) of every id that the log does not hold."""
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What lies in `out` (users, rows, ...) and what this run added (`written` users in `seconds`)."""
+
+    out: Path
+    users: int
+    rows: int
+    empty: int
+    """Users for whom the recommender had no item at all."""
+    reranked: int
+    """Users with at least one row whose order comes from the reranker."""
+    shards: int
+    written: int
+    seconds: float
+
+
+def read_users(text: str, bundle: Bundle, *, skip_unknown: bool = False) -> UserList:
+    """`all`, or a file of user ids: CSV or Parquet with a column `user_id`, else one id per line.
+
+    A repeated id is taken once and counted. Line numbers count from 1, a CSV's header and a Parquet's row 1 included.
+
+    Errors: `DataError` for a file that is missing, empty, not UTF-8 or without the column; `UnknownUserError` for ids
+    that the log does not hold (the first one, with its line, and how many there are), unless `skip_unknown`.
+    """
+    known = bundle.log.frame["user_id"].unique().sort()
+    if text == "all":
+        return UserList(known.to_list())
+    path = Path(text)
+    lines = _lines(path)
+    as_text = known.cast(pl.String)
+    by_text: dict[str, Id] = dict(zip(as_text.to_list(), known.to_list(), strict=True))
+    unknown = [(line, name) for line, name in lines if name not in by_text]
+    if unknown and not skip_unknown:
+        line, name = unknown[0]
+        raise UnknownUserError(
+            f"{path} line {line}: user '{name[:100]}' is not in the bundle's log"
+            f" ({len(unknown)} of {len(lines)} ids are not); correct the file or use --skip-unknown"
+        )
+    found = [by_text[name] for _, name in lines if name in by_text]
+    if not found:
+        raise DataError(f"{path}: holds no user id that the bundle's log knows")
+    ids = list(dict.fromkeys(found))
+    return UserList(ids, repeated=len(found) - len(ids), unknown=unknown)
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """(line, id as text) of every id in a user file, blank lines left out."""
+    try:
+        if path.suffix == ".parquet":
+            column = _column(pl.read_parquet(path), path)
+            lines = list(enumerate(column, start=1))
+        elif path.suffix == ".csv":
+            column = _column(pl.read_csv(path, infer_schema=False, truncate_ragged_lines=True), path)
+            lines = list(enumerate(column, start=2))
+        else:
+            text = path.read_text(encoding="utf-8-sig")
+            lines = list(enumerate((line.strip() for line in text.splitlines()), start=1))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read as a user list: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{path} line {line}: is not UTF-8; convert the file") from error
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path}: cannot be read as a user list: {str(error).splitlines()[0]}") from error
+    lines = [(line, name) for line, name in lines if name]
+    if not lines:
+        raise DataError(f"{path}: holds no user ids")
+    return lines
+
+
+def _column(frame: pl.DataFrame, path: Path) -> list[str]:
+    if "user_id" not in frame.columns:
+        raise DataError(f"{path}: column 'user_id' is missing (found: {', '.join(frame.columns)})")
+    return frame["user_id"].cast(pl.String).fill_null("").to_list()
+
+
+def run_batch(
+    bundle: Bundle,
+    users: Sequence[Id],
+    *,
+    k: int,
+    out: Path,
+    rerank_users: int | None = None,
+    shard_size: int = 256,
+    restart: bool = False,
+    progress: bool = True,
+) -> BatchReport:
+    """Write the top `k` of every user into `out`; a rerun skips the shards that are there.
+
+    With `rerank_users` only the first so many of `users` are reranked; the others get the candidate order and
+    `served_by` "candidates". Neither `shard_size` nor an interruption changes a slate.
+
+    Errors: `SpecError` for a bad `k`, an empty or repeating user list; `StorageError` when `out` holds another run's
+    shards (unless `restart`, which removes them), anything else, or cannot be written; `UnknownUserError`.
+    """
+    check_k(k, bundle)
+    if shard_size < 1 or (rerank_users is not None and rerank_users < 0):
+        raise SpecError("--shard-size must be at least 1 and --rerank-users at least 0")
+    if not users or len(set(users)) < len(users):
+        raise SpecError("the list of users is empty or names a user twice")
+    run = {
+        "bundle": bundle.manifest["hash"],
+        "k": k,
+        "users": hashlib.sha256(json.dumps(list(users)).encode()).hexdigest(),
+        "rerank_users": rerank_users,
+        "shard_size": shard_size,
+    }
+    _claim(out, run, restart=restart)
+    shards = [
+        _Shard(out / f"part-{number:05d}.parquet", users[first : first + shard_size], first)
+        for number, first in enumerate(range(0, len(users), shard_size))
+    ]
+    todo = [shard for shard in shards if not shard.path.exists()]
+    started = time.perf_counter()
+    for shard in _with_progress(todo, show=progress):
+        limit = len(shard.users) if rerank_users is None else max(0, rerank_users - shard.first)
+        frame = _slates(bundle, shard.users, k, rerank=limit)
+        with atomic_file(shard.path) as temporary:
+            frame.write_parquet(temporary)
+    seconds = time.perf_counter() - started
+    counts = _count(shards)
+    _write_json(out / SUCCESS, {**counts, "run": run})
+    return BatchReport(out, **counts, written=sum(len(shard.users) for shard in todo), seconds=seconds)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    path: Path
+    users: Sequence[Id]
+    first: int
+    """Place of its first user in the whole list."""
+
+
+def check_k(k: int, bundle: Bundle) -> None:
+    """Errors: `SpecError` where `k` is below 1 or above the number of items in the catalog."""
+    if k < 1:
+        raise SpecError(f"k = {k}: must be at least 1")
+    if k > len(bundle.catalog):
+        raise SpecError(f"k = {k}: the catalog holds only {len(bundle.catalog)} items")
+
+
+def _with_progress(shards: list[_Shard], *, show: bool) -> Iterator[_Shard]:
+    """The shards under a progress bar that counts users (only on a terminal)."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=sum(len(s.users) for s in shards), unit="user", desc="batch", disable=None if show else True
+    ) as bar:
+        for shard in shards:
+            yield shard
+            bar.update(len(shard.users))
+
+
+def _slates(bundle: Bundle, users: Sequence[Id], k: int, *, rerank: int) -> pl.DataFrame:
+    """The output rows of one shard: users in the order given, then rank; the first `rerank` users are reranked."""
+    parts = []
+    for recommender, some in (
+        (bundle.recommender, users[:rerank]),
+        (bundle.recommender.candidates_only(), users[rerank:]),
+    ):
+        if some:
+            queries = bundle.queries(some)
+            parts.append(_rows(queries, recommender.recommend(queries, k)))
+    return pl.concat(parts)
+
+
+def _rows(queries: Queries, slates: Slates) -> pl.DataFrame:
+    order = queries.frame.select("query_id", "user_id").with_row_index("place")
+    rows = order.join(slates.frame, on="query_id", how="inner").sort("place", "rank")
+    return rows.select(COLUMNS)
+
+
+def _claim(out: Path, run: dict[str, Any], *, restart: bool) -> None:
+    """Make `out` this run's own: a new folder, an unfinished one of the same run, or one to start over."""
+    if out.exists() and not out.is_dir():
+        raise StorageError(f"{out}: is a file, not a folder; choose another --out")
+    state = out / RUN
+    if not state.exists():
+        if out.is_dir() and any(out.iterdir()):
+            raise StorageError(f"{out}: is not empty and holds no batch run; choose another --out")
+    elif not restart:
+        before = _read_json(state)
+        differ = ", ".join(name.replace("_", "-") for name in run if before.get(name) != run[name])
+        if differ:
+            raise StorageError(f"{out}: holds shards of another run ({differ} differ); use another --out or --restart")
+    # A killed run can leave a temporary file; it must not meet a reader's glob. The success mark goes before any shard.
+    stale = [*out.glob(".*.part-*.parquet"), *out.glob(SUCCESS), *(out.glob("part-*.parquet") if restart else ())]
+    try:
+        for file in stale:
+            file.unlink()
+    except OSError as error:
+        raise StorageError(f"{file}: cannot be removed: {error.strerror}") from error
+    _write_json(state, run)
+
+
+def _count(shards: list[_Shard]) -> dict[str, int]:
+    """What the shards hold; one that is damaged or holds other users is an error."""
+    rows = served = reranked = 0
+    for shard in shards:
+        try:
+            frame = pl.read_parquet(shard.path, columns=["user_id", "served_by"])
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise StorageError(f"{shard.path}: is damaged; remove it and run the same command again") from error
+        present = set(frame["user_id"])
+        if present - set(shard.users):
+            raise StorageError(f"{shard.path}: holds other users than this run's; use another --out or --restart")
+        rows, served = rows + len(frame), served + len(present)
+        reranked += frame.filter(pl.col("served_by") == "reranker")["user_id"].n_unique()
+    users = sum(len(shard.users) for shard in shards)
+    return {"users": users, "rows": rows, "empty": users - served, "reranked": reranked, "shards": len(shards)}
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: is damaged; use another --out or --restart") from error
+    return value if isinstance(value, dict) else {}

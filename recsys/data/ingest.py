@@ -1,0 +1,126 @@
+"""From a dataset folder to the two tables that the whole line starts from.
+
+The format is described in `data/README.md`; what is wrong with a folder is told by `recsys data check`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import polars as pl
+
+from recsys.data.catalog import build_catalog
+from recsys.data.inspection import Inspection, inspect
+from recsys.data.source import RawTable, Source, open_folder
+from recsys.errors import DataError
+from recsys.tables import Catalog, InteractionLog
+
+Clock = Literal["time", "position"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A checked dataset.
+
+    clock   : "time" where `log.ts` is Unix seconds; "position" where it is the place in the user's history
+    rated   : weights come from a rating column
+    notes   : what was decided or noticed while reading, one plain sentence each
+    licence : the terms of the data, where its dataset.toml states them
+    """
+
+    name: str
+    log: InteractionLog
+    catalog: Catalog
+    clock: Clock
+    rated: bool
+    notes: tuple[str, ...] = ()
+    licence: str = ""
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read and check a dataset folder.
+
+    Errors: `DataError` with the first violation's file, row and column, and how many there are.
+    """
+    inspection = inspect(open_folder(folder))
+    if len(inspection.violations):
+        raise DataError(f"{describe(inspection.violations)}; run `recsys data check {folder}`")
+    return build_dataset(inspection)
+
+
+def dataset_from_frames(
+    name: str, interactions: pl.DataFrame, items: pl.DataFrame, *, lists: Mapping[str, str] | None = None
+) -> Dataset:
+    """A dataset out of two frames in memory, in the columns of the dataset format.
+
+    Errors: `DataError`, as for `read_dataset`.
+    """
+    tables = (
+        RawTable("interactions", interactions.lazy(), untyped=False),
+        RawTable("items", items.lazy(), untyped=False),
+    )
+    inspection = inspect(Source(name, *tables, lists or {}))
+    if len(inspection.violations):
+        raise DataError(describe(inspection.violations))
+    return build_dataset(inspection)
+
+
+def describe(violations: pl.DataFrame) -> str:
+    """The first of some violations in one line, and how many there are."""
+    first = violations.row(0, named=True)
+    row = "" if first["row"] is None else f", row {first['row']}"
+    column = "" if first["column"] is None else f", column '{first['column']}'"
+    value = "" if first["value"] is None else f" value {first['value'][:60]!r}"
+    more = f" ({len(violations):,} violations in all)" if len(violations) > 1 else ""
+    return f"{first['file']}{row}{column}:{value} {first['reason']}{more}"
+
+
+def build_dataset(inspection: Inspection) -> Dataset:
+    """The tables of an inspected source, from its good rows."""
+    source = inspection.source
+    log = build_log(inspection)
+    catalog, notes = build_catalog(item_rows(inspection), source.lists, untyped=source.items.untyped)
+    repeats = equal_rows(log, with_time=inspection.clock == "time")
+    if repeats:
+        notes.append(f"{repeats:,} events are exactly equal to an earlier one: kept")
+    events, items = inspection.orphans
+    if events:
+        notes.append(
+            f"{events:,} events are on {items:,} items that the items table lacks: kept as history, never recommended"
+        )
+    return Dataset(
+        source.name,
+        log,
+        catalog,
+        cast(Clock, inspection.clock),
+        inspection.rated,
+        (*inspection.notes, *notes),
+        source.licence,
+    )
+
+
+def build_log(inspection: Inspection) -> InteractionLog:
+    """The good rows as a log. Without a time column, `ts` is the place among the user's events in the file."""
+    table = inspection.log
+    frame = table.raw.collect(table.good(*InteractionLog.COLUMNS))
+    log = InteractionLog.of(frame)
+    if "timestamp" in table.raw.schema() or "position" in table.raw.schema():
+        return log
+    return InteractionLog(log.frame.with_columns(ts=pl.int_range(pl.len(), dtype=pl.Int64).over("user_id")))
+
+
+def item_rows(inspection: Inspection) -> pl.DataFrame:
+    """The good rows of the items table: typed id and title, the other columns as they came."""
+    table = inspection.items
+    rows = table.only_good().drop("__row").with_columns(**table.typed)
+    return table.raw.collect(rows)
+
+
+def equal_rows(log: InteractionLog, *, with_time: bool) -> int:
+    """How many events equal an earlier one in every column (in all but `ts` where that is only a position)."""
+    columns = [c for c in log.frame.columns if with_time or c != "ts"]
+    frame = log.frame.select(columns)
+    # hashes first: they are small, and only the few rows whose hash repeats need an exact comparison
+    suspects = frame.filter(frame.hash_rows().is_duplicated())
+    return len(suspects) - suspects.n_unique() if len(suspects) else 0

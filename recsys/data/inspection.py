@@ -1,0 +1,68 @@
+"""The one finder of violations, which ingest, check and import share."""
+
+import time
+from dataclasses import dataclass
+
+import polars as pl
+
+from recsys.data.columns import type_event, type_ids, type_time, type_title, type_weight
+from recsys.data.rules import VIOLATIONS, TypedTable
+from recsys.data.source import Source
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a source holds once its rules are checked.
+
+    clock   : "time" or "position"
+    rated   : weights come from ratings
+    orphans : how many events are on items that the items table lacks, and how many such items (good rows only)
+    """
+
+    source: Source
+    log: TypedTable
+    items: TypedTable
+    violations: pl.DataFrame
+    clock: str
+    rated: bool
+    orphans: tuple[int, int]
+    notes: tuple[str, ...]
+
+    @property
+    def readable(self) -> bool:
+        """Whether every needed column exists with a usable type, so that the good rows can be read at all."""
+        return not self.violations["row"].is_null().any()
+
+
+def inspect(source: Source, *, now: float | None = None) -> Inspection:
+    """Type every column and find every violation. `now` (Unix seconds) is what "future" is measured from.
+
+    Errors: `DataError` only where a file cannot be decoded at all.
+    """
+    log, items = TypedTable(source.interactions), TypedTable(source.items)
+    type_ids(log, items)
+    clock = type_time(log, time.time() if now is None else now)
+    rated = type_weight(log)
+    type_event(log)
+    type_title(items)
+    for table in (log, items):
+        if not table.raw.collect(table.raw.frame.select(pl.len())).item():
+            table.faults.append((None, None, "the table has no rows"))
+    violations = pl.concat([log.violations(), items.violations()])
+    orphans = (0, 0)
+    if not violations["row"].is_null().any():
+        orphans, strangers = _orphans(log, items)
+        violations = pl.concat([strangers, violations])
+    return Inspection(source, log, items, violations, clock, rated, orphans, (*source.notes, *log.notes, *items.notes))
+
+
+def _orphans(log: TypedTable, items: TypedTable) -> tuple[tuple[int, int], pl.DataFrame]:
+    """Counts of orphan events and items; and the violation where every event is an orphan."""
+    per_item = log.raw.collect(log.good("item_id").group_by("item_id").len())
+    lost = per_item.join(items.raw.collect(items.good("item_id")), on="item_id", how="anti")
+    strangers = pl.DataFrame(schema=VIOLATIONS)
+    if len(per_item) and len(lost) == len(per_item):
+        reason = f"no event is on an item of {items.raw.file}; do both tables use the same item ids?"
+        row = (log.raw.file, None, "item_id", str(lost["item_id"].min()), reason)
+        strangers = pl.DataFrame([row], schema=VIOLATIONS, orient="row")
+    return (int(lost["len"].sum()), len(lost)), strangers

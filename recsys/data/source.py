@@ -1,0 +1,196 @@
+"""Opening a dataset folder: which files, which columns, in the public names; nothing is judged row by row yet.
+
+A folder holds `interactions.parquet|csv` and `items.parquet|csv`, and may hold a `dataset.toml`:
+
+    name = "shop"
+    licence = "our own"
+    [columns]                     # public name = the name in the files (or a list of names to try)
+    user_id = "uid"
+    item_id = ["movie_id", "id"]
+    [lists]                       # attribute = the separator of its values ("|" needs no mention)
+    genres = " "
+"""
+
+import csv
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recsys.errors import DataError
+
+PublicColumn = Literal["user_id", "item_id", "timestamp", "position", "rating", "weight", "event", "title"]
+INTERACTIONS: tuple[str, ...] = ("user_id", "item_id", "timestamp", "position", "rating", "weight", "event")
+FORMATS = (".parquet", ".csv")
+
+
+class DatasetFile(BaseModel):
+    """The content of `dataset.toml`; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    licence: str = ""
+    origin: str = ""
+    columns: dict[PublicColumn, str | list[str]] = Field(default_factory=dict)
+    lists: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """One table as it lies in its file, under public column names.
+
+    file    : the name to use in messages
+    frame   : lazy; a CSV's columns are all String
+    untyped : True where the file has no types of its own (CSV)
+    path    : where it lies; None for a table in memory
+    """
+
+    file: str
+    frame: pl.LazyFrame
+    untyped: bool
+    path: Path | None = None
+
+    def schema(self) -> pl.Schema:
+        """Column names and types. Errors: `DataError` where the file cannot be read."""
+        try:
+            return self.frame.collect_schema()
+        except (pl.exceptions.ComputeError, pl.exceptions.NoDataError, OSError) as error:
+            raise self._unreadable(error) from error
+
+    def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        """Run a query over this table. Errors: `DataError` naming the row where the file cannot be decoded."""
+        try:
+            return frame.collect(engine="streaming")
+        except (pl.exceptions.ComputeError, pl.exceptions.NoDataError, OSError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DataError:
+        said = str(error).strip().splitlines()[0]
+        if isinstance(error, pl.exceptions.NoDataError):
+            said = "the file is empty; it needs a header line"
+        elif self.untyped and self.path is not None:
+            said = _not_utf8(self.path) or _too_wide(self.path) or said
+            return DataError(f"{self.file}, {said}")
+        return DataError(f"{self.file}: cannot be read: {said}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset before any row is judged."""
+
+    name: str
+    interactions: RawTable
+    items: RawTable
+    lists: Mapping[str, str]
+    licence: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def open_folder(folder: Path) -> Source:
+    """Find the files of a dataset folder and give their columns the public names.
+
+    Errors: `DataError` for a missing folder or file, a wrong `dataset.toml`, or a file that cannot be opened.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; a dataset is a folder with interactions and items files")
+    meta = read_toml(folder)
+    interactions, items = (_renamed(open_table(_find(folder, stem)), meta) for stem in ("interactions", "items"))
+    for public, theirs in meta.columns.items():
+        if public not in {*interactions.schema(), *items.schema()}:
+            raise DataError(f"{folder / 'dataset.toml'}: [columns] {public} = {theirs!r}: no file has such a column")
+    for attribute in meta.lists:
+        if attribute not in items.schema():
+            raise DataError(f"{folder / 'dataset.toml'}: [lists] {attribute}: {items.file} has no such column")
+    used = {interactions.file, items.file}
+    extra = sorted(f.name for f in folder.iterdir() if f.suffix in FORMATS and f.name not in used)
+    notes = [f"ignored files: {', '.join(extra)}"] if extra else []
+    surplus = [c for c in interactions.schema() if c not in INTERACTIONS]
+    if surplus:
+        notes.append(f"ignored columns of {interactions.file}: {', '.join(surplus)}")
+    name = meta.name or folder.resolve().name
+    return Source(name, interactions, items, meta.lists, meta.licence, tuple(notes))
+
+
+def read_toml(folder: Path) -> DatasetFile:
+    """The folder's `dataset.toml`; defaults where it has none. Errors: `DataError` naming the field."""
+    path = folder / "dataset.toml"
+    if not path.exists():
+        return DatasetFile()
+    try:
+        return DatasetFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path}: not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not valid UTF-8 at byte {error.start}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"] if p != "[key]")
+        known = f"; [columns] may name {', '.join(get_args(PublicColumn))}" if where.startswith("columns") else ""
+        raise DataError(f"{path}: field '{where}': {first['msg']}{known}") from error
+
+
+def open_table(path: Path) -> RawTable:
+    """A Parquet or CSV file, lazily."""
+    if path.suffix == ".csv":
+        return RawTable(path.name, pl.scan_csv(path, infer_schema=False), untyped=True, path=path)
+    return RawTable(path.name, pl.scan_parquet(path), untyped=False, path=path)
+
+
+def _find(folder: Path, stem: str) -> Path:
+    found = [folder / f"{stem}{suffix}" for suffix in FORMATS if (folder / f"{stem}{suffix}").is_file()]
+    if not found:
+        raise DataError(f"{folder}: holds neither {stem}.parquet nor {stem}.csv")
+    if len(found) > 1:
+        raise DataError(f"{folder}: holds both {stem}.parquet and {stem}.csv; keep one of them")
+    return found[0]
+
+
+def _renamed(table: RawTable, meta: DatasetFile) -> RawTable:
+    """Give mapped columns their public names; a column that already had that name gives way."""
+    names: dict[str, str] = {}
+    here = table.schema()
+    for public, theirs in meta.columns.items():
+        tried = [theirs] if isinstance(theirs, str) else theirs
+        match = next((name for name in tried if name in here), None)
+        if match is not None:
+            names[match] = public
+    kept = [c for c in here if c in names or c not in names.values()]
+    frame = table.frame.select(kept).rename(names)
+    return RawTable(table.file, frame, table.untyped, table.path)
+
+
+def _not_utf8(path: Path) -> str:
+    """Where a file stops being UTF-8, in words; empty where it is all UTF-8. Runs only after a failure."""
+    data = path.read_bytes()
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        row = data.count(b"\n", 0, error.start)
+        start = data.rfind(b"\n", 0, error.start) + 1
+        field = next(csv.reader([data[start : error.start].decode("utf-8") + "."]))
+        header = next(csv.reader([data.split(b"\n", 1)[0].decode("utf-8", "replace").strip("\ufeff\r")]))
+        column = header[min(len(field), len(header)) - 1]
+        return (
+            f"row {row}, column '{column}': byte 0x{data[error.start]:02x} is not valid UTF-8; "
+            f"convert the file first (for example `iconv -f latin1 -t utf-8`)"
+        )
+    return ""
+
+
+def _too_wide(path: Path) -> str:
+    """The first row with more fields than the header, in words; empty where there is none."""
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.reader(lines)
+        try:
+            width = len(next(rows, []))
+            for number, row in enumerate(rows, 1):
+                if len(row) > width:
+                    return f"row {number}: has {len(row)} fields, the header has {width}; quote values with commas"
+        except csv.Error as error:
+            return f"line {rows.line_num}: {error}; is a quote left open?"
+    return ""

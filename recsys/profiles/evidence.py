@@ -1,0 +1,272 @@
+"""What a user's history says about the user, in numbers: a pure function of queries, catalog and population.
+
+A taste is an attribute value that the user chooses oftener than people in general. With n choices that carry the
+value where E were expected from the population, its lift is shrunk towards 1 by the gamma-Poisson estimate
+(n + a) / (E + a) (DuMouchel 1999, with a fixed prior a), and tastes are ordered by how far n stands above E in
+standard deviations, (n - E) / sqrt(E + a): a lift of 3 from two events does not outrank one of 2 from fifty.
+Everything is counted in whole events and rounded before it is compared, so batch and single agree to the last digit.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import polars as pl
+
+from recsys.data.vocab import Histories
+from recsys.profiles.population import Known
+from recsys.profiles.words import TITLE_LIMIT, one_line
+from recsys.tables import Id, Queries
+
+_CHUNK = 4096  # queries at a time, which bounds memory
+_MIN_LIFT = 1.25
+_MIN_Z = 1.0  # standard deviations above what was expected
+_MIN_SUPPORT = 2
+_SHIFT_EVENTS = 6  # a history shorter than this has no "before" to shift from
+
+
+@dataclass(frozen=True)
+class Trait:
+    """One attribute value that stands out: lift over what was expected, n supporting events, a few of the items."""
+
+    attribute: str
+    value: str
+    kind: str
+    lift: float
+    n: int
+    items: tuple[Id, ...] = ()
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of the history, with its title on one line."""
+
+    item_id: Id
+    title: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one query's user as of the query; every tuple is bounded, strongest first.
+
+    events, liked, disliked : number of events on catalog items, and of those at the like and dislike thresholds
+    first, last : time of the first and last event; None where there is none
+    tastes   : values liked oftener than the population likes them
+    eras     : the same for decades
+    common   : what most of the choices are, whatever the population does (lift still against the population)
+    recent   : values oftener among the last events than before
+    dislikes : values oftener among the user's low ratings than among all of the user's events
+    anchors  : the most telling liked items; latest: the last items, newest first
+    """
+
+    events: int = 0
+    liked: int = 0
+    disliked: int = 0
+    rated: bool = False
+    first: int | None = None
+    last: int | None = None
+    tastes: tuple[Trait, ...] = ()
+    eras: tuple[Trait, ...] = ()
+    common: tuple[Trait, ...] = ()
+    recent: tuple[Trait, ...] = ()
+    dislikes: tuple[Trait, ...] = ()
+    anchors: tuple[Item, ...] = ()
+    latest: tuple[Item, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        """The same for the same evidence in every process: SHA-256 of its JSON with sorted keys, 16 hex digits.
+
+        The span is left out: no text speaks of it, and a visitor without stored times has a new one at every call.
+        """
+        told = {name: value for name, value in asdict(self).items() if name not in ("first", "last")}
+        text = json.dumps(told, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much evidence is kept, and how strongly lifts are shrunk (prior events)."""
+
+    top: int = 4
+    recent: int = 20
+    anchors: int = 3
+    shrinkage: float = 3.0
+
+
+def collect(queries: Queries, known: Known, bounds: Bounds) -> list[Evidence]:
+    """One `Evidence` per query, in the order of the queries, from the query's own history alone."""
+    histories = known.vocab.histories(queries)
+    return [
+        evidence
+        for start in range(0, len(histories), _CHUNK)
+        for evidence in _collect(histories.slice(start, start + _CHUNK), known, bounds)
+    ]
+
+
+def _collect(histories: Histories, known: Known, bounds: Bounds) -> list[Evidence]:
+    events = _events(histories, known, bounds)
+    sums = [pl.col(flag).sum().cast(pl.Int64).alias(f"{flag}_events") for flag in ("liked", "low", "late")]
+    users = events.group_by("row").agg(*sums, events=pl.len().cast(pl.Int64))
+    pairs = events.join(known.facets, on="item")
+    flags = [pl.col(flag).sum().cast(pl.Int64).alias(f"n_{flag}") for flag in ("liked", "low", "late")]
+    counts = (
+        pairs.group_by("row", "facet")
+        .agg(*flags, n=pl.len().cast(pl.Int64))
+        .join(users, on="row")
+        .join(known.population.values, on="facet")
+    )
+    traits = _traits(counts, pairs, known, bounds)
+    anchors = _items(_anchors(pairs, events, counts, bounds.shrinkage, bounds.anchors), known)
+    latest = _items(_latest(events, bounds.anchors), known)
+    totals = {row: rest for row, *rest in users.select("row", "events", "liked_events", "low_events").iter_rows()}
+    rated = known.population.like_at is not None
+    found = []
+    for row in range(len(histories)):
+        lo, hi = histories.indptr[row], histories.indptr[row + 1]
+        n, liked, low = totals.get(row, (0, 0, 0))
+        times = histories.times[lo:hi]
+        found.append(
+            Evidence(
+                events=n,
+                liked=liked,
+                disliked=low,
+                rated=rated,
+                first=int(times.min()) if n else None,
+                last=int(times.max()) if n else None,
+                **{name: tuple(by_row.get(row, ())) for name, by_row in traits.items()},
+                anchors=tuple(anchors.get(row, ())),
+                latest=tuple(latest.get(row, ())),
+            )
+        )
+    return found
+
+
+def _events(histories: Histories, known: Known, bounds: Bounds) -> pl.DataFrame:
+    """One row per event: row (query), item, lag, liked, low (disliked), late (among the last few)."""
+    population = known.population
+    lengths = np.repeat(np.diff(histories.indptr), np.diff(histories.indptr))
+    late = np.where(lengths >= _SHIFT_EVENTS, np.minimum(bounds.recent, lengths // 2), 0)
+    weights, lags = histories.weights, histories.lags()
+    always = np.ones(len(weights), dtype=bool)
+    return pl.DataFrame(
+        {
+            "row": histories.rows(),
+            "item": histories.items,
+            "weight": weights,
+            "lag": lags,
+            "liked": always if population.like_at is None else weights >= np.float32(population.like_at),
+            "low": ~always if population.dislike_at is None else weights <= np.float32(population.dislike_at),
+            "late": lags < late,
+        }
+    )
+
+
+def _lift(n: str, expected: pl.Expr, prior: float) -> list[pl.Expr]:
+    """lift and z of a count against what was expected (both rounded), and the count as `support`."""
+    count = pl.col(n)
+    return [
+        count.alias("support"),
+        ((count + prior) / (expected + prior)).round(2).alias("lift"),
+        ((count - expected) / (expected + prior).sqrt()).round(6).alias("z"),
+    ]
+
+
+def _traits(
+    counts: pl.DataFrame, pairs: pl.DataFrame, known: Known, bounds: Bounds
+) -> dict[str, dict[int, list[Trait]]]:
+    """For each part of the evidence, its traits by query row."""
+    a = bounds.shrinkage
+    liked = counts.with_columns(_lift("n_liked", pl.col("liked_events") * pl.col("liked_share"), a))
+    before = pl.col("events") - pl.col("late_events")
+    rate = (pl.col("n") - pl.col("n_late") + a * pl.col("share")) / (before + a)
+    recent = counts.filter(pl.col("late_events") > 0).with_columns(_lift("n_late", pl.col("late_events") * rate, a))
+    usual = pl.col("n") * pl.col("low_events") / pl.col("events")
+    taste = (pl.col("lift") >= _MIN_LIFT).alias("taste")  # what is liked oftener than by others is no dislike
+    low = liked.filter(pl.col("low_events") > 0).with_columns(taste).with_columns(_lift("n_low", usual, a))
+    stands_out = (pl.col("lift") >= _MIN_LIFT) & (pl.col("z") >= _MIN_Z) & (pl.col("support") >= _MIN_SUPPORT)
+    era = pl.col("kind") == "era"
+    parts = {
+        "tastes": (liked.filter(stands_out & ~era), "z", bounds.top, "liked"),
+        "eras": (liked.filter(stands_out & era), "z", 2, "liked"),
+        "common": (liked.filter((pl.col("support") > 0) & ~era), "support", 3, "liked"),
+        "recent": (recent.filter(stands_out), "z", 3, "late"),
+        "dislikes": (low.filter(stands_out & ~pl.col("taste") & (pl.col("support") > _MIN_SUPPORT)), "z", 3, "low"),
+    }
+    return {name: _top(frame, by, k, pairs.filter(pl.col(flag)), known) for name, (frame, by, k, flag) in parts.items()}
+
+
+def _top(frame: pl.DataFrame, by: str, k: int, support: pl.DataFrame, known: Known) -> dict[int, list[Trait]]:
+    """The k strongest traits of each row; ties break by support, then name. Items: the three latest that support."""
+    best = (
+        frame.sort("row", by, "support", "attribute", "value", descending=[False, True, True, False, False])
+        .group_by("row", maintain_order=True)
+        .head(k)
+    )
+    items = (
+        support.join(best.select("row", "facet"), on=["row", "facet"], how="semi")
+        .sort("row", "facet", "lag")
+        .group_by("row", "facet", maintain_order=True)
+        .agg(pl.col("item").unique(maintain_order=True).head(3))
+    )
+    best = best.join(items, on=["row", "facet"], how="left", maintain_order="left")
+    found: dict[int, list[Trait]] = defaultdict(list)
+    columns = ("row", "attribute", "value", "kind", "lift", "support", "item")
+    for row, attribute, value, kind, lift, n, codes in best.select(columns).iter_rows():
+        ids = tuple(known.vocab.ids[code] for code in codes)
+        found[row].append(Trait(attribute, value, kind, lift, n, ids))
+    return found
+
+
+def _anchors(pairs: pl.DataFrame, events: pl.DataFrame, counts: pl.DataFrame, prior: float, top: int) -> pl.DataFrame:
+    """row, item: the liked items that carry most of the user's tastes, most telling first.
+
+    An item tells the sum of its facets' log lifts over the root of their number (many facets say little each), and
+    half a point more where the user gave it the highest weight. Ties break by lag, then item.
+    """
+    lifts = counts.select(
+        "row",
+        "facet",
+        gain=((pl.col("n_liked") + prior) / (pl.col("liked_events") * pl.col("liked_share") + prior)).log().clip(0),
+    )
+    told = (
+        pairs.filter("liked")
+        .unique(["row", "item", "facet"])
+        .join(lifts, on=["row", "facet"])
+        .group_by("row", "item")
+        .agg(telling=pl.col("gain").sum() / pl.len().sqrt())
+    )
+    favourite = (pl.col("weight").max() == pl.col("best").first()).cast(pl.Float64)
+    return (
+        events.filter("liked")
+        .with_columns(best=pl.col("weight").max().over("row"))
+        .group_by("row", "item")
+        .agg(pl.col("lag").min(), favourite=favourite)
+        .join(told, on=["row", "item"], how="left")
+        .with_columns(score=(pl.col("telling").fill_null(0) + 0.5 * pl.col("favourite")).round(6))
+        .sort("row", "score", "lag", "item", descending=[False, True, False, False])
+        .group_by("row", maintain_order=True)
+        .head(top)
+        .select("row", "item")
+    )
+
+
+def _latest(events: pl.DataFrame, top: int) -> pl.DataFrame:
+    """row, item: the last distinct items, newest first."""
+    return (
+        events.group_by("row", "item")
+        .agg(pl.col("lag").min())
+        .sort("row", "lag")
+        .group_by("row", maintain_order=True)
+        .head(top)
+        .select("row", "item")
+    )
+
+
+def _items(chosen: pl.DataFrame, known: Known) -> dict[int, list[Item]]:
+    found: dict[int, list[Item]] = defaultdict(list)
+    for row, code in chosen.iter_rows():
+        found[row].append(Item(known.vocab.ids[code], one_line(known.titles[code], TITLE_LIMIT)))
+    return found

@@ -1,0 +1,178 @@
+"""What people in general choose: the yardstick against which one user's tastes stand out.
+
+Fitted once from a log and a catalog, never from the queries that are described later.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from recsys.data.vocab import Vocab
+from recsys.profiles.facets import Column, expand, plan
+from recsys.tables import Catalog, InteractionLog
+
+_SAYS_NOTHING = 0.95  # share of items above which a value tells nobody from anybody
+_FOLLOW_USERS = 3  # people who must have taken a step before it is called "often"
+_FOLLOW_LIFT = 3.0  # and how much oftener than by chance
+
+
+@dataclass(frozen=True)
+class Population:
+    """Shares of facets, popularity of items and usual next steps in the log it was fitted on.
+
+    like_at, dislike_at : thresholds on weights; None where every event counts as a like, or nothing as a dislike
+    columns : how the catalog's attributes are read
+    values  : facet (Int32), attribute, value, kind, share (of events), liked_share (of liked events)
+    items   : item_id, events; only items of the catalog that occur
+    follows : before, after (item ids), users: steps between consecutive events that many users took, far above chance
+    """
+
+    like_at: float | None
+    dislike_at: float | None
+    columns: tuple[Column, ...]
+    values: pl.DataFrame
+    items: pl.DataFrame
+    follows: pl.DataFrame
+
+    @classmethod
+    def fit(
+        cls, log: InteractionLog, catalog: Catalog, *, like_at: float | None, dislike_at: float | None
+    ) -> "Population":
+        """Count the log's events on catalog items; events on other items are left out."""
+        vocab = Vocab.of_items(catalog)
+        items = pl.Series(vocab.encode(log.frame["item_id"]))
+        events = log.frame.select("user_id", "weight").with_columns(item=items).filter(pl.col("item") >= 0)
+        liked = pl.lit(True) if like_at is None else pl.col("weight") >= like_at
+        counts = events.group_by("item").agg(events=pl.len().cast(pl.Int64), liked=liked.sum().cast(pl.Int64))
+        per_code = np.zeros(len(vocab), dtype=np.float64)
+        per_code[counts["item"].to_numpy()] = counts["events"].to_numpy()
+        columns = plan(catalog, per_code[vocab.encode(catalog.frame["item_id"])])
+        return cls(
+            like_at,
+            dislike_at,
+            columns,
+            _values(expand(catalog, vocab, columns), counts, len(catalog)),
+            counts.sort("item").select(item_id=vocab.decode(counts["item"].sort().to_numpy()), events="events"),
+            _follows(events, vocab),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write population.json and three Parquet files into the existing folder `path`."""
+        head = {"like_at": self.like_at, "dislike_at": self.dislike_at, "columns": [asdict(c) for c in self.columns]}
+        (path / "population.json").write_text(json.dumps(head, indent=1))
+        for name in ("values", "items", "follows"):
+            getattr(self, name).write_parquet(path / f"{name}.parquet")
+
+    @classmethod
+    def load(cls, path: Path) -> "Population":
+        """Read what `save` wrote."""
+        head = json.loads((path / "population.json").read_text())
+        columns = tuple(Column(**{**c, "edges": tuple(c["edges"])}) for c in head["columns"])
+        frames = (pl.read_parquet(path / f"{name}.parquet") for name in ("values", "items", "follows"))
+        return cls(head["like_at"], head["dislike_at"], columns, *frames)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A population beside a catalog: which item carries which of the population's facets."""
+
+    population: Population
+    catalog: Catalog
+
+    @cached_property
+    def vocab(self) -> Vocab:
+        """The catalog's items as codes."""
+        return Vocab.of_items(self.catalog)
+
+    @cached_property
+    def facets(self) -> pl.DataFrame:
+        """item (Int32 code), facet (Int32): every item's facets that the population knows."""
+        wide = expand(self.catalog, self.vocab, self.population.columns)
+        known = self.population.values.select("attribute", "value", "facet")
+        return wide.join(known, on=["attribute", "value"]).select("item", "facet").sort("item", "facet")
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """Title of each item code."""
+        order = self.vocab.encode(self.catalog.frame["item_id"]).argsort()
+        return self.catalog.frame["title"].gather(order).to_list()
+
+    @cached_property
+    def events(self) -> np.ndarray:
+        """(items,) events of each item code in the population."""
+        counts = np.zeros(len(self.vocab), dtype=np.int64)
+        codes = self.vocab.encode(self.population.items["item_id"])
+        counts[codes[codes >= 0]] = self.population.items["events"].to_numpy()[codes >= 0]
+        return counts
+
+
+def thresholds(
+    log: InteractionLog, like_at: float | str, dislike_at: float | str | None, *, rated: bool
+) -> tuple[float | None, float | None]:
+    """Resolve "auto": likes from the median weight up, dislikes up to the 20th percentile where that is lower.
+
+    An unrated log has neither: every event counts as a like.
+    """
+    if not rated or not len(log):
+        return None, None
+    weights = log.frame["weight"]
+    like = _percentile(weights, 0.5) if isinstance(like_at, str) else like_at
+    if not isinstance(dislike_at, str):
+        return like, dislike_at
+    low = _percentile(weights, 0.2)
+    return like, low if low < like else None
+
+
+def _percentile(weights: pl.Series, share: float) -> float:
+    return float(np.percentile(weights.to_numpy(), 100 * share, method="lower"))
+
+
+def _values(facets: pl.DataFrame, counts: pl.DataFrame, items: int) -> pl.DataFrame:
+    """Number the useful facets and give each its share, smoothed by one event so that no share is 0 or 1."""
+    total, total_liked = int(counts["events"].sum()), int(counts["liked"].sum())
+    return (
+        facets.join(counts, on="item", how="left")
+        .group_by("attribute", "value", "kind")
+        .agg(carriers=pl.len(), events=pl.col("events").sum(), liked=pl.col("liked").sum())
+        .filter(pl.col("carriers").is_between(2, max(2, _SAYS_NOTHING * items)))
+        .sort("attribute", "value")
+        .with_row_index("facet")
+        .select(
+            pl.col("facet").cast(pl.Int32),
+            "attribute",
+            "value",
+            "kind",
+            share=(pl.col("events") + 1) / (total + 2),
+            liked_share=(pl.col("liked") + 1) / (total_liked + 2),
+        )
+    )
+
+
+def _follows(events: pl.DataFrame, vocab: Vocab) -> pl.DataFrame:
+    """Steps a -> b between a user's consecutive events, by at least `_FOLLOW_USERS` people and far above chance."""
+    steps = (
+        events.select("user_id", "item", after=pl.col("item").shift(-1).over("user_id"))
+        .drop_nulls()
+        .filter(pl.col("item") != pl.col("after"))
+        .unique(["user_id", "item", "after"])
+    )
+    total = len(steps)
+    kept = (
+        steps.group_by("item", "after")
+        .agg(users=pl.len().cast(pl.Int64))
+        .with_columns(out=pl.col("users").sum().over("item"), into=pl.col("users").sum().over("after"))
+        .filter(pl.col("users") >= _FOLLOW_USERS)
+        .filter(pl.col("users") * total >= _FOLLOW_LIFT * pl.col("out") * pl.col("into"))
+        .sort("item", "after")
+    )
+    return pl.DataFrame(
+        {
+            "before": vocab.decode(kept["item"].to_numpy()),
+            "after": vocab.decode(kept["after"].to_numpy()),
+            "users": kept["users"],
+        }
+    )

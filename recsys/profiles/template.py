@@ -1,0 +1,178 @@
+"""A profile in plain words straight from evidence: faithful by construction, one sentence to a kind of fact.
+
+The sentences' wording is data (`prompts/phrases.txt`): several phrasings to a kind, the first being the template's.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from recsys.profiles.evidence import Evidence, Item, Trait
+from recsys.profiles.words import attribute_name, join, one_line, quoted, topical, value_name
+
+TEMPLATE = "template"  # prompt_id and model_id of a text that no model wrote
+MAX_WORDS = 100
+ENOUGH = 5  # events from which on there is more to say than how little is known
+_STRONG = 2.0
+_SLOT = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence of a profile in all its phrasings, the template's first, and the claims that it rests on."""
+
+    kind: str
+    phrasings: tuple[str, ...]
+    claims: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The template's phrasing."""
+        return self.phrasings[0]
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """The phrasings of each kind of sentence; `prompt_id` names the file's content."""
+
+    prompt_id: str
+    kinds: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def read(cls) -> "Phrases":
+        """Read the packaged file: "[kind]" lines, each followed by its phrasings; "#" starts a comment."""
+        prompt_id, text = read_prompt("phrases")
+        lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        kinds: dict[str, list[str]] = {}
+        for line in lines:
+            if line.startswith("["):
+                kind = line.strip("[]")
+            else:
+                kinds.setdefault(kind, []).append(line)
+        return cls(prompt_id, {kind: tuple(phrasings) for kind, phrasings in kinds.items()})
+
+    def say(self, kind: str, claims: Sequence[str] = (), **slots: str) -> Sentence:
+        """A sentence of that kind."""
+        filled = [_SLOT.sub(lambda m: slots[m[1]], phrasing) for phrasing in self.kinds[kind]]
+        return Sentence(kind, tuple(filled), tuple(claims))
+
+
+def read_prompt(name: str) -> tuple[str, str]:
+    """The id ("name@hash") and the text of a packaged prompt file."""
+    text = (resources.files("recsys.profiles") / "prompts" / f"{name}.txt").read_text("utf-8")
+    return f"{name}@{hashlib.sha256(text.encode()).hexdigest()[:8]}", text
+
+
+def profile(evidence: Evidence, phrases: Phrases) -> tuple[str, list[str]]:
+    """The profile's text (about 20 to 100 words, second person) and its claims."""
+    told = sentences(evidence, phrases)
+    return " ".join(s.text for s in told), [claim for s in told for claim in s.claims]
+
+
+def sentences(evidence: Evidence, phrases: Phrases) -> list[Sentence]:
+    """The profile sentence by sentence; the last ones are left out where it would grow too long."""
+    told = _tell(evidence, phrases)
+    while len(told) > 1 and sum(max(len(p.split()) for p in s.phrasings) for s in told) > MAX_WORDS:
+        told.pop()
+    return told
+
+
+def trait_name(trait: Trait) -> str:
+    """A trait in running text: "horror", "the 1990s", "price 10 to 20", "Sony (brand)"."""
+    value = value_name(trait.attribute, trait.value)
+    if trait.kind == "era":
+        return f"the {value}"
+    if trait.kind == "band":
+        return f"{attribute_name(trait.attribute)} {value}"
+    return value if topical(trait.attribute) else f"{value} ({attribute_name(trait.attribute)})"
+
+
+def claim(kind: str, trait: Trait) -> str:
+    """For example "likes|genres|Horror|lift=3.1|n=12"; the separator is kept out of names."""
+    return f"{kind}|{_field(trait.attribute)}|{_field(trait.value)}|lift={trait.lift:.1f}|n={trait.n}"
+
+
+def _field(text: object) -> str:
+    return one_line(str(text).replace("|", "/"), 80)
+
+
+def _tell(e: Evidence, phrases: Phrases) -> list[Sentence]:
+    if not e.events:
+        return [phrases.say("nothing", ["events|n=0"])]
+    if e.events < ENOUGH:
+        return [_little(e, phrases), *_anchors(e, phrases), *_dislikes(e, phrases)]
+    parts = (_common, _eras, _anchors, _recent, _dislikes)
+    base = phrases.say("base", [f"events|n={e.events}"], count=_count(e))
+    return [_tastes(e, phrases), *(s for part in parts for s in part(e, phrases)), base]
+
+
+def _little(e: Evidence, phrases: Phrases) -> Sentence:
+    claims = [f"events|n={e.events}", *(claim("common", t) for t in e.common)]
+    if e.common:
+        return phrases.say("little", claims, count=_count(e), names=_names(e.common))
+    return phrases.say("little-unnamed", claims, count=_count(e))
+
+
+def _tastes(e: Evidence, phrases: Phrases) -> Sentence:
+    strong = [t for t in e.tastes if t.lift >= _STRONG]
+    milder = [t for t in e.tastes if t.lift < _STRONG]
+    claims = [claim("likes", t) for t in e.tastes]
+    if strong and milder:
+        return phrases.say("likes-both", claims, strong=_names(strong), milder=_names(milder))
+    if e.tastes:
+        return phrases.say("likes-strong" if strong else "likes", claims, names=_names(e.tastes))
+    if e.common:
+        return phrases.say("average", [claim("common", t) for t in e.common], names=_names(e.common))
+    return phrases.say("titles-only") if e.liked else phrases.say("open", count=_count(e))
+
+
+def _common(e: Evidence, phrases: Phrases) -> list[Sentence]:
+    """What makes up a fifth of the choices or more, though others choose it too; only beside tastes."""
+    named = {(t.attribute, t.value) for t in e.tastes}
+    often = [t for t in e.common if (t.attribute, t.value) not in named and t.n * 5 >= e.liked]
+    if not e.tastes or not often:
+        return []
+    return [phrases.say("common", [claim("common", t) for t in often], names=_names(often))]
+
+
+def _eras(e: Evidence, phrases: Phrases) -> list[Sentence]:
+    if not e.eras:
+        return []
+    return [phrases.say("eras", [claim("era", t) for t in e.eras], names=_names(e.eras))]
+
+
+def _anchors(e: Evidence, phrases: Phrases) -> list[Sentence]:
+    if not e.anchors:
+        return []
+    kind = "anchors-rated" if e.rated else "anchors"
+    return [phrases.say(kind, [f"anchor|{_field(i.item_id)}" for i in e.anchors], titles=_titles(e.anchors))]
+
+
+def _recent(e: Evidence, phrases: Phrases) -> list[Sentence]:
+    said = {i.item_id for i in e.anchors}
+    items = [i for i in e.latest if i.item_id not in said][:2]
+    claims = [*(claim("recent", t) for t in e.recent), *(f"latest|{_field(i.item_id)}" for i in items)]
+    slots = {"names": _names(e.recent), "titles": _titles(items)}
+    if e.recent:
+        return [phrases.say("recent-both" if items else "recent", claims, **slots)]
+    return [phrases.say("latest", claims, **slots)] if items else []
+
+
+def _dislikes(e: Evidence, phrases: Phrases) -> list[Sentence]:
+    if not e.dislikes:
+        return []
+    return [phrases.say("dislikes", [claim("dislikes", t) for t in e.dislikes], names=_names(e.dislikes))]
+
+
+def _count(e: Evidence) -> str:
+    return f"{e.events} {'rating' if e.rated else 'choice'}{'' if e.events == 1 else 's'}"
+
+
+def _names(traits: Sequence[Trait]) -> str:
+    return join([trait_name(t) for t in traits])
+
+
+def _titles(items: Sequence[Item]) -> str:
+    return join([quoted(i.title) for i in items])

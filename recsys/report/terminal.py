@@ -1,0 +1,41 @@
+"""The terminal's table: quality per stage with its interval, and the verdict beneath."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from recsys.report import words
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def stage_table(metrics: Mapping[str, Any]) -> "Table":
+    """A row per metric, a column per stage, from the content of metrics.json; 80 columns suffice."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    finding = words.reranker_finding(metrics)
+    table = Table(
+        title=Text("Quality per stage, with 95% intervals"),
+        caption=Text(" ".join([f"{finding.headline}.", *finding.sentences])),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("")
+    for stage in metrics["stages"]:
+        table.add_column(Text(words.stage_name(stage)), justify="left", no_wrap=True)
+    for name, (label, _) in words.METRICS.items():
+        cells = [_cell(stage, name) for stage in metrics["stages"].values()]
+        if any(cells):
+            table.add_row(Text(label), *(Text(cell) for cell in cells))
+    return table
+
+
+def _cell(stage: Mapping[str, Any], name: str) -> str:
+    if name not in stage:
+        return ""
+    bounds = stage["ci95"].get(name)
+    interval = f" [{words.number(bounds[0], 3)}, {words.number(bounds[1], 3)}]" if bounds else ""
+    return f"{words.number(stage[name])}{interval}"

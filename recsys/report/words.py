@@ -1,0 +1,165 @@
+"""Numbers and findings in words. Pure functions: what the page and the terminal say, and nothing about how it looks.
+
+A finding is called by its interval: where the interval covers zero there is "no measurable difference", whatever
+the sign of the estimate.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from recsys import metrics
+
+METRICS: Mapping[str, tuple[str, str]] = {
+    "ndcg@10": ("NDCG@10", "1 / log2(1 + rank) of the hidden item if it is among the first 10, else 0"),
+    "recall@10": ("Recall@10", "share of users whose hidden item is among the first 10"),
+    "mrr@10": ("MRR@10", "1 / rank of the hidden item if it is among the first 10, else 0"),
+    "recall@50": ("Recall@50", "share of users whose hidden item is among the first 50"),
+    "recall@100": ("Recall@100", "share of users whose hidden item is among the first 100"),
+    "coverage@10": ("Coverage@10", "share of the catalog that stands in anyone's first 10"),
+}
+STAGES: Mapping[str, str] = {"popular": "Popular", "candidates": "Candidates", "reranked": "Reranked"}
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A headline, the sentences that bear it out, and which way it points."""
+
+    headline: str
+    sentences: Sequence[str]
+    direction: Literal["better", "worse", "none", "absent"]
+
+
+def stage_name(stage: str) -> str:
+    """How a stage is called on the page."""
+    return STAGES.get(stage, stage)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A plain number, or a dash where there is none."""
+    return "–" if value is None else f"{value:,.{digits}f}".replace("-", MINUS)
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference, with its sign; zero has none."""
+    return f"{value:.{digits}f}" if round(value, digits) == 0 else f"{value:+.{digits}f}".replace("-", MINUS)
+
+
+def spread(bounds: Sequence[float], *, sign: bool = False, digits: int = 4) -> str:
+    """An interval."""
+    lower, upper = (signed(b, digits) if sign else number(b, digits) for b in bounds)
+    return f"{lower} to {upper}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A relative difference, with its sign; a dash where the baseline is zero."""
+    return "–" if share is None else f"{signed(100 * share, digits)}%"
+
+
+def p_value(p: float) -> str:
+    """A p value to three digits."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def rank(value: float | None) -> str:
+    """A rank; a half appears where ties were counted at their expected rank."""
+    return "not in the list" if value is None else f"{value:g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def memory(megabytes: float) -> str:
+    """Megabytes for people."""
+    return f"{megabytes:,.0f} MB"
+
+
+def direction(bounds: Sequence[float]) -> Literal["better", "worse", "none"]:
+    """Which way an interval of a difference points; "none" where it covers or touches zero."""
+    lower, upper = bounds
+    return "better" if lower > 0 else "worse" if upper < 0 else "none"
+
+
+def compared(bounds: Sequence[float], first: str, second: str) -> str:
+    """A comparison in a few words: which of the two is better."""
+    return {"better": f"{first} better", "worse": f"{second} better", "none": "no measurable difference"}[
+        direction(bounds)
+    ]
+
+
+def measured(data: Mapping[str, Any], dataset: str, split: str, users: int) -> str:
+    """What was hidden from whom, and among how many items it had to be found."""
+    hidden = {
+        "leave-last": "the last item each of them met was hidden",
+        "time": "the last item each of them met after a cut-off date was hidden, with everything younger than the date",
+    }.get(split, f"an item each was held out (split “{split}”)")
+    items = data.get("items")
+    among = f" among {items:,} items" if isinstance(items, int) else ""
+    return (
+        f"For {users:,} users of {dataset}, {hidden}. Each stage then ranked the catalog for them, "
+        f"and the figures say how near the top the hidden item came{among}."
+    )
+
+
+def reranker_finding(body: Mapping[str, Any]) -> Finding:
+    """Did the reranker beat the candidates that it was given? From metrics.json."""
+    lift = body.get("lift", {}).get("ndcg@10")
+    if not lift or "reranked" not in body["stages"]:
+        return Finding("No reranker was part of this run", ["The candidates were served in their own order."], "absent")
+    before, after = (body["stages"][s]["ndcg@10"] for s in ("candidates", "reranked"))
+    bounds, way = lift["ci95"], direction(lift["ci95"])
+    relative = f", {percent(lift['relative'])}" if lift["relative"] is not None else ""
+    facts = (
+        f"NDCG@10 went from {number(before)} to {number(after)}: a difference of {signed(lift['delta'])}{relative} "
+        f"(95% interval {spread(bounds, sign=True)}; p {_equals(lift['p'])})."
+    )
+    if way != "none":
+        return Finding(f"The reranker orders the candidates {way} than they came", [facts], way)
+    headline = "The reranker makes no measurable difference"
+    if bounds[0] == bounds[1] == 0:
+        return Finding(headline, [facts, "It moved no user's hidden item into, out of or within the first ten."], way)
+    widest = max(abs(b) for b in bounds)
+    limit = (
+        f"The interval covers zero. With this many users an effect of up to about {number(widest)} either way "
+        "cannot be ruled out."
+    )
+    return Finding(headline, [facts, limit], way)
+
+
+def candidates_finding(per_query: pl.DataFrame, seed: int = 0) -> str:
+    """Do the candidates beat recommending what is popular? One sentence."""
+    ours, popular = (metrics.ndcg(per_query[s], 10) for s in ("candidates", "popular"))
+    found = metrics.paired(ours, popular, seed=seed)
+    facts = (
+        f"NDCG@10 {number(float(ours.mean()))} against {number(float(popular.mean()))}, "
+        f"difference {signed(found.delta)}, 95% interval {spread(found.ci95, sign=True)}"
+    )
+    verb = {
+        "better": "rank better than popularity alone",
+        "worse": "rank worse than popularity alone",
+        "none": "show no measurable difference from popularity alone",
+    }[direction(found.ci95)]
+    return f"The candidates {verb} ({facts})."
+
+
+def in_plain_terms(body: Mapping[str, Any]) -> str:
+    """What the last stage's recall means for a person."""
+    stage = "reranked" if "reranked" in body["stages"] else "candidates"
+    found = body["stages"][stage]
+    return (
+        f"In plain terms: the item that a user really met next is among the first ten for {found['recall@10']:.0%} "
+        f"of users, and among the first hundred for {found['recall@100']:.0%}."
+    )
+
+
+def _equals(p: float) -> str:
+    return p_value(p) if p < 0.001 else f"= {p_value(p)}"

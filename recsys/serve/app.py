@@ -1,0 +1,185 @@
+"""HTTP around a `Ranker`: routes, errors, access log, and the server process.
+
+Errors have one shape, FastAPI's own: `{"detail": [{"loc": ["body", FIELD], "msg": ..., "type": ...}]}`. Bodies are
+never logged.
+"""
+
+import json
+import logging
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from recsys import __version__
+from recsys.bundle import Bundle
+from recsys.errors import RecsysError, SpecError, UnknownItemError, UnknownUserError
+from recsys.serve.rank import Ranker, RankRequest, RankResponse
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+MAX_BODY = 1_000_000
+"""Bytes of a request's body: a full history of the longest ids fits."""
+
+_Message = MutableMapping[str, Any]
+_Asgi = Callable[[_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]]
+
+ACCESS = logging.getLogger("recsys.serve")
+
+
+def create_app(bundle: Bundle) -> "FastAPI":
+    """The service over a bundle; it has answered one request already when this returns.
+
+    `POST /v1/rank`, `/health/live`, `/health/ready`, `/openapi.json`, and `/docs`, a page that needs no CDN.
+    """
+    return app_of(Ranker.of(bundle))
+
+
+def app_of(ranker: Ranker) -> "FastAPI":
+    """The HTTP side alone, over any ranker."""
+    from fastapi import FastAPI, Request
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import HTMLResponse, JSONResponse
+
+    app = FastAPI(
+        title="recsys",
+        summary="Ranked, explained items for a user or a history.",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=MAX_BODY,
+    )
+    app.add_middleware(_AccessLog)
+    page = resources.files("recsys.serve").joinpath("docs.html").read_text(encoding="utf-8")
+
+    def problem(status: int, loc: tuple[str | int, ...], message: str, kind: str) -> JSONResponse:
+        return JSONResponse({"detail": [{"loc": list(loc), "msg": message, "type": kind}]}, status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        # FastAPI's own handler echoes the input, which can be large, private, or not JSON at all (NaN).
+        details = [{key: one[key] for key in ("loc", "msg", "type")} for one in error.errors()]
+        for detail in details:
+            if detail["loc"] == ("body",) and detail["type"] == "model_attributes_type":
+                detail["msg"] = "send a JSON object with the header Content-Type: application/json"
+        return JSONResponse({"detail": details}, 422)
+
+    @app.exception_handler(RecsysError)
+    async def failed(request: Request, error: RecsysError) -> JSONResponse:
+        message = str(error).replace(str(ranker.bundle.path), ranker.bundle.name)  # no path of this machine goes out
+        match error:
+            case UnknownUserError():
+                return problem(404, ("body", "user_id"), message, "unknown_user")
+            case UnknownItemError():
+                return problem(422, ("body", "history"), message, "unknown_item")
+            case SpecError():
+                return problem(422, ("body", "k"), message, "k_too_large")
+        ACCESS.error("%s: %s", type(error).__name__, error)
+        return problem(503, ("server",), "the recommender failed; the server's log says why", type(error).__name__)
+
+    # Not async: it runs in the thread pool, so that the health checks answer while a model computes.
+    @app.post("/v1/rank", responses={404: {"description": "no such user"}, 503: {"description": "a model failed"}})
+    def rank(request: RankRequest) -> RankResponse:
+        """The top k items for a user of the log, or for a history, with reasons."""
+        return ranker.rank(request)
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "live"}
+
+    @app.get("/health/ready")
+    async def ready() -> dict[str, str]:
+        """The bundle is loaded and has answered once; there is no listening port before that."""
+        return {"status": "ready", "bundle": ranker.bundle.name}
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    return app
+
+
+class _AccessLog:
+    """One JSON line per request: method, path, status, milliseconds. No bodies, no query strings, no addresses."""
+
+    def __init__(self, app: _Asgi) -> None:
+        self.app = app
+
+    async def __call__(
+        self,
+        scope: _Message,
+        receive: Callable[[], Awaitable[_Message]],
+        send: Callable[[_Message], Awaitable[None]],
+    ) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def note(message: _Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note)
+        finally:
+            ms = round((time.perf_counter() - started) * 1000, 1)
+            ACCESS.info(json.dumps({"method": scope["method"], "path": scope["path"], "status": status, "ms": ms}))
+
+
+@contextmanager
+def claim_port(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket bound to the address and not yet listening: a taken port shows before minutes of loading, not after.
+
+    `port` 0 takes any free one. Errors: `SpecError` when the address is taken, unknown or not allowed.
+    """
+    if not 0 <= port <= 65535:  # getaddrinfo would take it modulo 65536
+        raise SpecError(f"--port {port}: must be from 0 to 65535")
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise SpecError(f"--host {host}: {error.strerror or error}") from error
+    with sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            raise SpecError(f"--host {host} --port {port}: {error.strerror or error}; choose another") from error
+        yield sock
+
+
+def run(app: "FastAPI", sock: socket.socket) -> None:
+    """Serve until Ctrl-C or SIGTERM; running requests are finished first. The access log goes to stderr."""
+    import uvicorn
+
+    lines = {"class": "logging.StreamHandler", "formatter": "plain"}
+    logs = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"plain": {"format": "%(message)s"}},
+        "handlers": {"stderr": lines},
+        "loggers": {
+            "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+            ACCESS.name: {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        },
+    }
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=logs, access_log=False, server_header=False, timeout_graceful_shutdown=30)
+    )
+    # After its orderly end uvicorn repeats the signal that asked for it; that must not look like a crash.
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        server.run(sockets=[sock])
+    except KeyboardInterrupt:
+        return
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,122 @@
+"""From a request to a ranked answer: the schemas of the wire, and the place where a request meets the recommender."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from recsys.bundle import Bundle
+from recsys.errors import SpecError
+from recsys.tables import Id
+
+MAX_HISTORY = 1000
+"""Items that a request may bring; older ones matter little, and the limit bounds what one request can cost."""
+MAX_ID = 1000
+"""Characters of an id."""
+
+
+def _id(value: Any) -> Id:
+    """An id as JSON gives it: text, or a whole number that fits 64 bits; never a bool or a fraction."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise PydanticCustomError("id_type", "must be text or a whole number")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise PydanticCustomError("id_range", "does not fit 64 bits")
+    if isinstance(value, str) and (len(value) > MAX_ID or not _is_unicode(value)):
+        raise PydanticCustomError("id_text", "must be valid Unicode of at most 1000 characters")
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    """False for lone surrogates, which JSON can carry and UTF-8 cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+WireId = Annotated[int | str, BeforeValidator(_id)]
+
+
+class RankRequest(BaseModel):
+    """Who asks: a user of the log by `user_id`, or anybody by a `history` of items, oldest first; exactly one."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={"examples": [{"user_id": 42, "k": 10}, {"history": [50, 181, 172], "k": 5}]},
+    )
+
+    user_id: WireId | None = Field(default=None, description="a user of the bundle's log")
+    history: list[WireId] | None = Field(
+        default=None, max_length=MAX_HISTORY, description="item ids, oldest first; [] for a visitor without a past"
+    )
+    k: int = Field(default=10, ge=1, strict=True, description="how many items; at most the size of the catalog")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.user_id is None) == (self.history is None):
+            raise PydanticCustomError("one_of", "give exactly one of 'user_id' and 'history'")
+        return self
+
+
+class RankedItem(BaseModel):
+    """One row of a slate."""
+
+    item_id: int | str
+    title: str
+    rank: int = Field(description="from 1")
+    score: float = Field(description="of the stage named in served_by; comparable within one answer only")
+    reason: str
+    served_by: str = Field(description='whose order this is: "reranker" or "candidates"')
+
+
+class RankResponse(BaseModel):
+    """A slate, best first; shorter than k where there is nothing else to say."""
+
+    items: list[RankedItem]
+    served_by: str = Field(description='"reranker" where it ordered any of the items, else "candidates"')
+    bundle: str = Field(description="which bundle answered: its name and the start of its hash")
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Answers requests from one bundle, one at a time.
+
+    The lock is there because a model's caches and buffers are not promised to be safe between threads; on a CPU a
+    second forward pass at the same time would gain nothing either.
+    """
+
+    bundle: Bundle
+    titles: dict[Id, str]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Self:
+        """Ready to answer: has answered one request already, so that no user pays for the first use of the models.
+
+        Errors: whatever a request could meet, for instance `WeightsError` or `ModelError`.
+        """
+        titles = dict(bundle.catalog.frame.select("item_id", "title").iter_rows())
+        ranker = cls(bundle, titles)
+        if len(bundle.log):
+            ranker.rank(RankRequest(user_id=bundle.log.frame["user_id"][0], k=min(10, len(bundle.catalog))))
+        return ranker
+
+    def rank(self, request: RankRequest) -> RankResponse:
+        """The slate for one request.
+
+        Errors: `SpecError` for a `k` above the size of the catalog, `UnknownUserError`, `UnknownItemError`.
+        """
+        if request.k > len(self.bundle.catalog):
+            raise SpecError(f"{request.k} is more than the catalog's {len(self.bundle.catalog)} items")
+        with self._lock:
+            if request.user_id is not None:
+                queries = self.bundle.queries([request.user_id])
+            else:
+                queries = self.bundle.adhoc(request.history or [])
+            rows = self.bundle.recommender.recommend(queries, request.k).frame.sort("rank")
+        items = [
+            RankedItem(title=self.titles[row["item_id"]], **row)
+            for row in rows.select("item_id", "rank", "score", "reason", "served_by").iter_rows(named=True)
+        ]
+        served_by = "reranker" if any(item.served_by == "reranker" for item in items) else "candidates"
+        return RankResponse(items=items, served_by=served_by, bundle=self.bundle.name)

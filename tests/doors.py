@@ -1,0 +1,114 @@
+"""A hand-made bundle for the doors' tests: a dozen items; it answers at once and remembers what it was asked."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recsys.bundle import Bundle
+from recsys.errors import UnknownItemError, UnknownUserError
+from recsys.tables import Catalog, Id, InteractionLog, Queries, Slates, adhoc_query, query_histories
+
+USERS = [7, 3, 11, 5, 2, 13]
+ITEMS = list(range(100, 112))
+
+
+@dataclass(frozen=True)
+class FakeRecommender:
+    """Ranks unseen items by their distance from the last one. `asked` records the users of every call."""
+
+    served_by: str = "reranker"
+    asked: list[list[Id]] = field(default_factory=list)
+    fail_on: Id | None = None
+    failure: BaseException | None = None
+
+    def candidates_only(self) -> "FakeRecommender":
+        return replace(self, served_by="candidates")
+
+    def recommend(self, queries: Queries, k: int) -> Slates:
+        users = queries.frame["user_id"].to_list()
+        self.asked.append(users)
+        if self.failure is not None and self.fail_on in users:
+            raise self.failure
+        rows: list[dict[str, Any]] = []
+        for row in queries.frame.iter_rows(named=True):
+            last = row["history"][-1] if row["history"] else ITEMS[0]
+            items = sorted((i for i in ITEMS if i not in row["history"]), key=lambda i, last=last: (abs(i - last), i))
+            rows += [
+                {
+                    "query_id": row["query_id"],
+                    "item_id": item,
+                    "rank": rank,
+                    "score": 1.0 / rank,
+                    "propensity": 1.0,
+                    "served_by": self.served_by,
+                    "reason": f"near {last}",
+                }
+                for rank, item in enumerate(items[:k], start=1)
+            ]
+        schema: dict[str, Any] = {
+            "query_id": queries.frame["query_id"].dtype,
+            "item_id": pl.Int64,
+            "rank": pl.Int64,
+            "score": pl.Float64,
+            "propensity": pl.Float64,
+            "served_by": pl.String,
+            "reason": pl.String,
+        }
+        return Slates(pl.DataFrame(rows, schema=schema))
+
+
+@dataclass(frozen=True)
+class FakeBundle:
+    """As much of a `Bundle` as the doors use."""
+
+    path: Path
+    manifest: dict[str, Any]
+    recommender: FakeRecommender
+    log: InteractionLog
+    catalog: Catalog
+
+    @property
+    def name(self) -> str:
+        return f"fake-{self.manifest['hash'][:12]}"
+
+    def queries(self, users: list[Id] | None = None) -> Queries:
+        every = query_histories(self.log)
+        if users is None:
+            return every
+        parts = []
+        for user in users:
+            row = every.frame.filter(pl.col("user_id").cast(pl.String) == str(user))
+            if not len(row):
+                raise UnknownUserError(f"user '{user}' is not in the log of bundle {self.path}")
+            parts.append(row)
+        return Queries(pl.concat(parts))
+
+    def adhoc(self, history: list[Id], *, user_id: Id | None = None) -> Queries:
+        for item in history:
+            if item not in ITEMS:
+                raise UnknownItemError(f"item '{item}' is not in the catalog of bundle {self.path}")
+        return adhoc_query(history, user_id=user_id, dtype=pl.Int64)
+
+
+def fake_bundle(folder: Path, recommender: FakeRecommender | None = None, *, mark: str = "one") -> Bundle:
+    """A bundle in `folder`; `mark` tells two of them apart."""
+    events = [(user, item, n) for user in USERS for n, item in enumerate(ITEMS[user % 5 : user % 5 + 3])]
+    log = InteractionLog.of(
+        pl.DataFrame(
+            {
+                "user_id": [user for user, _, _ in events],
+                "item_id": [item for _, item, _ in events],
+                "event": "interaction",
+                "weight": 1.0,
+                "ts": [n for _, _, n in events],
+            }
+        )
+    )
+    titles = [f"Item {item}" for item in ITEMS]
+    catalog = Catalog(pl.DataFrame({"item_id": ITEMS, "title": titles, "text": titles}))
+    manifest = {"name": "fake", "hash": hashlib.sha256(mark.encode()).hexdigest()}
+    bundle: Any = FakeBundle(folder, manifest, recommender or FakeRecommender(), log, catalog)
+    return bundle

@@ -1,0 +1,38 @@
+"""Every shipped generator under the one contract suite."""
+
+from contracts import GeneratorContract
+from recsys.candidates.als import AlsConfig
+from recsys.candidates.content import ContentConfig
+from recsys.candidates.fusion import FusionConfig
+from recsys.candidates.popular import PopularConfig
+from recsys.candidates.transitions import TransitionsConfig
+
+
+class TestPopular(GeneratorContract):
+    config = PopularConfig()
+    margin = 0.0
+
+
+class TestTrending(GeneratorContract):
+    config = PopularConfig(half_life=10.0)
+    margin = -0.04  # the world has no trends: a recency window only throws counts away
+
+
+class TestAls(GeneratorContract):
+    config = AlsConfig()
+    margin = 0.15
+
+
+class TestTransitions(GeneratorContract):
+    config = TransitionsConfig()
+    margin = 0.24
+
+
+class TestContent(GeneratorContract):
+    config = ContentConfig()
+    margin = 0.08
+
+
+class TestFusion(GeneratorContract):
+    config = FusionConfig()
+    margin = 0.25

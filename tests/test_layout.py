@@ -1,0 +1,234 @@
+"""The shape of the project: what stands where, what imports what, and what never appears."""
+
+import ast
+import inspect
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from recsys import errors
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "recsys").rglob("*.py"))
+PIPELINES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "pipelines").rglob("*.py"))
+TESTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py"))
+
+TOP_LEVEL = {
+    *{".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"},
+    *{"constraints.txt", "pyproject.toml"},
+    *{"data", "mlflow", "notebooks", "pipelines", "recsys", "tests"},
+}
+MOST_LINES = 350
+MOST_BYTES = 1_000_000
+
+# library -> the modules that alone may import it
+DOORS = {
+    "mlflow": ("recsys/registry.py",),
+    "fastapi": ("recsys/serve/",),
+    "uvicorn": ("recsys/serve/",),
+    "faiss": ("recsys/candidates/index.py",),
+    "implicit": ("recsys/candidates/als.py",),
+}
+# Each takes from a tenth of a second to five: `recsys --help` must not load them.
+HEAVY = {
+    *{"torch", "transformers", "tokenizers", "lightning", "safetensors", "gguf", "openai"},
+    *{"mlflow", "fastapi", "uvicorn", "implicit", "faiss", "matplotlib", "scipy", "sklearn", "pandas", "IPython"},
+}
+
+
+@cache
+def tracked() -> list[str]:
+    """Every file that git tracks or would track; skips where this is no git checkout."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip(f"not a git checkout: {listed.stderr.strip()}")
+    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse((ROOT / module).read_text(encoding="utf-8"), module)
+
+
+def imports(module: str) -> set[str]:
+    """Dotted names of everything that a module imports, inside functions too."""
+    found = set()
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: relative import"
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def libraries(module: str) -> set[str]:
+    return {name.split(".")[0] for name in imports(module)}
+
+
+def calls(module: str) -> list[tuple[str, ast.Call]]:
+    """Every call, with the dotted name that is called."""
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
+
+
+def test_the_root_holds_only_what_the_design_names() -> None:
+    assert {name.split("/")[0] for name in tracked()} <= TOP_LEVEL
+
+
+def test_every_tracked_file_is_below_one_megabyte() -> None:
+    assert {name: size for name in tracked() if (size := (ROOT / name).stat().st_size) >= MOST_BYTES} == {}
+
+
+def test_no_output_data_or_key_is_tracked() -> None:
+    folders = re.compile(r"(^|/)(out|mlruns|\.venv|data/raw|data/interim|data/bundles)/")
+    endings = (".db", ".pem", ".key", ".gguf", ".safetensors", ".whl", ".npz", ".pkl")
+    assert [name for name in tracked() if folders.search(name) or name.endswith(endings)] == []
+
+
+def test_no_machine_path_or_registry_address_is_written_down() -> None:
+    # Put together here, so that this file does not hold what it looks for.
+    words = ["/ho" + "me/", "/ro" + "ot/", "/Us" + "ers/", "/wo" + "rk/", "/o" + "pt/", "fa" + "rm"]
+    addresses = ["files.python" + "hosted", "py" + "pi.org/simple", "index-" + "url", "find-" + "links"]
+    unwanted = re.compile("|".join(rf"(?<![\w.}}~-]){re.escape(word)}" for word in words + addresses))
+    found = []
+    for name in tracked():
+        data = (ROOT / name).read_bytes()
+        if b"\0" not in data:
+            lines = data.decode("utf-8", errors="replace").splitlines()
+            bad = [(number, line) for number, line in enumerate(lines, 1) if unwanted.search(line)]
+            found += [f"{name}:{number}: {line.strip()[:120]}" for number, line in bad]
+    assert found == []
+
+
+def test_the_mlflow_folder_does_not_shadow_the_library() -> None:
+    assert not list((ROOT / "mlflow").rglob("*.py"))
+    found = subprocess.run(
+        [sys.executable, "-c", "import importlib.util as u; print(u.find_spec('mlflow').origin)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    assert Path(found).name == "__init__.py"
+    assert ROOT / "mlflow" not in Path(found).parents
+
+
+@pytest.mark.parametrize("module", MODULES + TESTS)
+def test_a_module_fits_in_the_head(module: str) -> None:
+    assert len((ROOT / module).read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("module", MODULES + PIPELINES)
+def test_nothing_is_pickled(module: str) -> None:
+    assert libraries(module).isdisjoint({"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"})
+    for name, call in calls(module):
+        where = f"{module}:{call.lineno}"
+        assert name not in {"torch.load", "torch.save"}, where
+        for keyword in call.keywords:
+            if keyword.arg == "allow_pickle":
+                assert ast.unparse(keyword.value) == "False", where
+            assert keyword.arg != "trust_remote_code" or ast.unparse(keyword.value) == "False", where
+
+
+@pytest.mark.parametrize("module", MODULES + PIPELINES)
+def test_a_library_with_one_door_is_imported_there_only(module: str) -> None:
+    through = {name for name, doors in DOORS.items() if name in libraries(module) and not module.startswith(doors)}
+    assert through == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_package_imports_no_pipeline_test_or_notebook(module: str) -> None:
+    assert libraries(module).isdisjoint({"pipelines", "tests", "notebooks", "conftest", "contracts"})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_keeps_no_state_and_sets_nothing_up(module: str) -> None:
+    """At the top of a module stand definitions and constants: no `global`, no call for its effect alone."""
+    for node in ast.walk(tree(module)):
+        assert not isinstance(node, ast.Global), f"{module}:{node.lineno}"
+    if module == "recsys/__init__.py":
+        return  # the one exception, which says why: thread settings must come before numpy and torch are loaded
+    for node in tree(module).body:
+        if isinstance(node, ast.Expr):
+            assert isinstance(node.value, ast.Constant), f"{module}:{node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_exception_is_swallowed_and_nothing_is_printed_in_passing(module: str) -> None:
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{module}:{node.lineno}: bare except"
+            assert not all(isinstance(line, ast.Pass) for line in node.body), f"{module}:{node.lineno}: swallowed"
+    if not module.startswith("recsys/cli"):
+        assert [call.lineno for name, call in calls(module) if name == "print"] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_says_what_it_is_for(module: str) -> None:
+    assert ast.get_docstring(tree(module))
+
+
+def test_the_command_line_starts_without_heavy_libraries() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import json, sys, recsys.cli; print(json.dumps(sorted(sys.modules)))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = {name.split(".")[0] for name in json.loads(loaded.stdout)}
+    assert "recsys" in modules
+    assert modules & HEAVY == set()
+
+
+def test_every_error_belongs_to_the_drawn_tree() -> None:
+    classes = {
+        name: value
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, BaseException)
+    }
+    assert all(issubclass(value, errors.RecsysError) for value in classes.values())
+    assert all(value.__doc__ for value in classes.values())
+    drawn = re.findall(r"^(?:[├└]── )?([A-Z]\w*Error)\b", str(errors.__doc__), flags=re.MULTILINE)
+    assert sorted(drawn) == sorted(classes)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_error_class_stands_outside_the_tree(module: str) -> None:
+    if module == "recsys/errors.py":
+        return
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.ClassDef):
+            bases = {ast.unparse(base).split(".")[-1] for base in node.bases}
+            assert not {name for name in bases if name.endswith(("Error", "Exception"))}, f"{module}: {node.name}"
+
+
+@pytest.mark.parametrize("module", PIPELINES)
+def test_a_pipeline_is_a_short_script_that_nobody_imports(module: str) -> None:
+    text = (ROOT / module).read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 100
+    assert 'if __name__ == "__main__":' in text
+    name = Path(module).stem
+    assert [other for other in MODULES + PIPELINES + TESTS if libraries(other) & {"pipelines", name}] == []
+
+
+def test_the_import_contract_covers_every_layer_and_door() -> None:
+    import tomllib
+
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = contracts[0]
+    assert layers["type"] == "layers"
+    assert layers["exhaustive"]
+    protected = {name for contract in contracts[1:] for name in contract["protected_modules"]}
+    assert protected == {"mlflow", "fastapi", "faiss", "implicit"}
