@@ -27,6 +27,8 @@ from recsys.tables import Catalog, InteractionLog, Queries
 
 # 80 MB of vectors on each side while pairs are scored.
 PAIRS = 50_000
+# Cosines nearer to each other than this may be equal ones, added up in another order.
+SAME = 1e-5
 
 
 class ContentConfig(Config):
@@ -86,7 +88,7 @@ class Content(Source):
         users = self.users(histories)
         filled = np.flatnonzero(np.diff(histories.indptr))
         longest = int(np.diff(histories.indptr).max(initial=0))
-        _, codes = self.index.search(users[filled], n + (longest if self.exclude_seen else 0))
+        codes = self._nearest(users[filled], n + (longest if self.exclude_seen else 0))
         rows, flat = np.repeat(filled, codes.shape[1]), codes.ravel()
         if self.exclude_seen:
             pair = rows * len(self.vocab) + flat
@@ -102,6 +104,16 @@ class Content(Source):
         keep = place_in_group(rows) < n
         frame = candidate_frame(queries, self.vocab, rows[keep], flat[keep], values[keep])
         return frame.with_columns(source=pl.lit(self.name))
+
+    def _nearest(self, users: Floats, n: int) -> npt.NDArray[np.int64]:
+        """Codes of at least the `n` nearest items; of equals at the end of the list, none is left out by chance."""
+        wanted = n + 1
+        while True:
+            found, codes = self.index.search(users, wanted)
+            complete = (found > found[:, -1:] + SAME).sum(axis=1)
+            if wanted >= len(self.index) or complete.min(initial=n) >= n:
+                return codes
+            wanted *= 4
 
     def save(self, path: Path) -> None:
         super().save(path)

@@ -19,7 +19,7 @@ QUANTILES = {"min": 0.0, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "
 
 @dataclass(frozen=True)
 class Attribute:
-    """One attribute of the items: its type, the share of items that have it, distinct values, the most frequent ones."""
+    """One attribute of the items: its type, share of items that have it, distinct values, most frequent ones."""
 
     name: str
     type: str
@@ -82,7 +82,7 @@ class CheckReport:
 
 
 def check_dataset(folder: Path, *, quarantine: Path | None = None) -> CheckReport:
-    """Check a dataset folder; write its bad rows to `quarantine` (Parquet, CSV or JSONL by suffix) where it is given.
+    """Check a dataset folder; write its bad rows to `quarantine` (Parquet or CSV by suffix) where it is given.
 
     Errors: `DataError` where the folder cannot be opened or a file not decoded; `StorageError` for `quarantine`.
     """
@@ -108,16 +108,18 @@ def quarantined(inspection: Inspection) -> pl.DataFrame:
 
 
 def write_quarantine(inspection: Inspection, path: Path) -> int:
-    """Write the bad rows with reasons to a Parquet, CSV or JSONL file; returns how many rows of data are in it.
+    """Write the bad rows with reasons to a Parquet or CSV file; returns how many rows of data are in it.
 
     Errors: `SpecError` for another suffix, `StorageError` where it cannot be written.
     """
     frame = quarantined(inspection)
-    writers = {".parquet": frame.write_parquet, ".csv": frame.write_csv, ".jsonl": frame.write_ndjson}
-    if path.suffix not in writers:
-        raise SpecError(f"--quarantine {path}: the name must end in .parquet, .csv or .jsonl")
+    if path.suffix not in (".parquet", ".csv"):
+        raise SpecError(f"--quarantine {path}: the name must end in .parquet or .csv")
     with atomic_file(path) as temporary:
-        writers[path.suffix](temporary)
+        if path.suffix == ".csv":
+            frame.write_csv(temporary)
+        else:
+            frame.write_parquet(temporary)
     return frame.select("file", "row").n_unique()
 
 
@@ -141,7 +143,7 @@ def _stats(dataset: Dataset, orphans: tuple[int, int]) -> Stats:
         users=len(per_user),
         items=len(items),
         events=len(log),
-        event_kinds=dict(kinds.iter_rows()),
+        event_kinds={kind: int(n) for kind, n in kinds.iter_rows()},
         span=(_moment(ts.min()), _moment(ts.max())) if dataset.clock == "time" and len(log) else None,
         equal_rows=equal_rows(dataset.log, with_time=dataset.clock == "time"),
         repeated_pairs=len(log) - pairs,

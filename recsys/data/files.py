@@ -22,7 +22,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Errors: `StorageError` when writing fails (full disk, no permission, `path` is a folder).
     """
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
-    with _writing(path):
+    with storage_errors(path):
         if path.is_dir():
             raise StorageError(f"{path}: cannot write a file here, this is a folder")
         with _parents(path):
@@ -55,7 +55,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Errors: `StorageError` when `path` is a file or a non-empty folder (without `replace`), or when writing fails.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
-    with _writing(path):
+    with storage_errors(path):
         refuse_taken(path, replace=replace)
         with _parents(path):
             try:
@@ -105,7 +105,7 @@ def _parents(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
     """Turn a failed write into `StorageError`. Rust libraries (polars, safetensors) wrap the OS's error as text."""
     advice = "free space or choose another place"
     try:

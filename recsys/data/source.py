@@ -12,6 +12,9 @@ A folder holds `interactions.parquet|csv` and `items.parquet|csv`, and may hold 
 """
 
 import csv
+import dataclasses
+import json
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,12 +51,14 @@ class RawTable:
     frame   : lazy; a CSV's columns are all String
     untyped : True where the file has no types of its own (CSV)
     path    : where it lies; None for a table in memory
+    separator : between the fields of a text file
     """
 
     file: str
     frame: pl.LazyFrame
     untyped: bool
     path: Path | None = None
+    separator: str = ","
 
     def schema(self) -> pl.Schema:
         """Column names and types. Errors: `DataError` where the file cannot be read."""
@@ -74,7 +79,7 @@ class RawTable:
         if isinstance(error, pl.exceptions.NoDataError):
             said = "the file is empty; it needs a header line"
         elif self.untyped and self.path is not None:
-            said = _not_utf8(self.path) or _too_wide(self.path) or said
+            said = _not_utf8(self.path, self.separator) or _too_wide(self.path, self.separator) or said
             return DataError(f"{self.file}, {said}")
         return DataError(f"{self.file}: cannot be read: {said}")
 
@@ -96,8 +101,10 @@ def open_folder(folder: Path) -> Source:
 
     Errors: `DataError` for a missing folder or file, a wrong `dataset.toml`, or a file that cannot be opened.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; a dataset is a folder with interactions and items files")
+    if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
+        raise DataError(
+            f"{folder}: no such folder, or no permission to read it; a dataset is a folder with interactions and items files"
+        )
     meta = read_toml(folder)
     interactions, items = (_renamed(open_table(_find(folder, stem)), meta) for stem in ("interactions", "items"))
     for public, theirs in meta.columns.items():
@@ -127,11 +134,19 @@ def read_toml(folder: Path) -> DatasetFile:
         raise DataError(f"{path}: not valid TOML: {error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not valid UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"] if p != "[key]")
         known = f"; [columns] may name {', '.join(get_args(PublicColumn))}" if where.startswith("columns") else ""
         raise DataError(f"{path}: field '{where}': {first['msg']}{known}") from error
+
+
+def write_toml(path: Path, **fields: str) -> None:
+    """Write the non-empty fields of a dataset.toml (a JSON string is a TOML string)."""
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items() if value]
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def open_table(path: Path) -> RawTable:
@@ -161,10 +176,10 @@ def _renamed(table: RawTable, meta: DatasetFile) -> RawTable:
             names[match] = public
     kept = [c for c in here if c in names or c not in names.values()]
     frame = table.frame.select(kept).rename(names)
-    return RawTable(table.file, frame, table.untyped, table.path)
+    return dataclasses.replace(table, frame=frame)
 
 
-def _not_utf8(path: Path) -> str:
+def _not_utf8(path: Path, separator: str) -> str:
     """Where a file stops being UTF-8, in words; empty where it is all UTF-8. Runs only after a failure."""
     data = path.read_bytes()
     try:
@@ -172,8 +187,10 @@ def _not_utf8(path: Path) -> str:
     except UnicodeDecodeError as error:
         row = data.count(b"\n", 0, error.start)
         start = data.rfind(b"\n", 0, error.start) + 1
-        field = next(csv.reader([data[start : error.start].decode("utf-8") + "."]))
-        header = next(csv.reader([data.split(b"\n", 1)[0].decode("utf-8", "replace").strip("\ufeff\r")]))
+        field = next(csv.reader([data[start : error.start].decode("utf-8") + "."], delimiter=separator))
+        header = next(
+            csv.reader([data.split(b"\n", 1)[0].decode("utf-8", "replace").strip("\ufeff\r")], delimiter=separator)
+        )
         column = header[min(len(field), len(header)) - 1]
         return (
             f"row {row}, column '{column}': byte 0x{data[error.start]:02x} is not valid UTF-8; "
@@ -182,10 +199,10 @@ def _not_utf8(path: Path) -> str:
     return ""
 
 
-def _too_wide(path: Path) -> str:
+def _too_wide(path: Path, separator: str) -> str:
     """The first row with more fields than the header, in words; empty where there is none."""
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.reader(lines)
+        rows = csv.reader(lines, delimiter=separator)
         try:
             width = len(next(rows, []))
             for number, row in enumerate(rows, 1):

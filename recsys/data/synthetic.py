@@ -13,13 +13,17 @@ mixture, so that `World.next_probabilities` is exact.
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from recsys.data import wording
+from recsys.data.files import atomic_folder
 from recsys.data.ingest import Dataset, dataset_from_frames
+from recsys.data.source import write_toml
 from recsys.data.synthetic_items import DECADES, Cells, Floats, Ints, Items, genre_shares, make_items
 from recsys.data.vocab import Vocab
 from recsys.errors import SpecError
@@ -29,6 +33,7 @@ FOLLOW = 0.6
 LOYAL = 0.6
 END = 1_700_000_000  # the last event lies before this moment, in November 2023
 MAX_EVENTS = 400  # of one user
+LICENCE = "Apache-2.0; generated, no real people or works"
 TRIES = 30  # draws of an unseen item before a user is taken to have seen all they care for
 
 
@@ -53,6 +58,7 @@ class World:
     """Frames in the public dataset format, and the truth that they were drawn from."""
 
     name: str
+    origin: str
     interactions: pl.DataFrame
     items: pl.DataFrame
     hidden_items: Items
@@ -113,7 +119,22 @@ def make_world(n_users: int, n_items: int, n_events: int, seed: int, *, name: st
     )
     ids = titled["item_id"]
     log = log.select("user_id", ids.gather(log["item"]).alias("item_id"), "rating", "timestamp")
-    return World(name, log, titled, items, users)
+    origin = f"recsys data synth --users {n_users} --items {n_items} --events {n_events} --seed {seed}"
+    return World(name, origin, log, titled, items, users)
+
+
+def write_world(world: World, out: Path, *, form: Literal["parquet", "csv"], replace: bool = False) -> None:
+    """Write a world as a dataset folder (not the hidden truth: the same numbers and seed give it again).
+
+    Errors: `StorageError` where `out` is taken or cannot be written.
+    """
+    with atomic_folder(out, replace=replace) as folder:
+        for stem, frame in (("interactions", world.interactions), ("items", world.items)):
+            if form == "csv":
+                frame.write_csv(folder / f"{stem}.csv")
+            else:
+                frame.write_parquet(folder / f"{stem}.parquet")
+        write_toml(folder / "dataset.toml", name=world.name, licence=LICENCE, origin=world.origin)
 
 
 def _make_users(rng: np.random.Generator, n: int, n_items: int, n_events: int) -> Users:

@@ -10,27 +10,25 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from recsys.errors import ModelError, WeightsError
+from recsys.errors import ModelError, SpecError, WeightsError
+from recsys.lm.packing import chunks, layout
 from recsys.lm.weights import Weights
 from recsys.protocols import Score
 from recsys.settings import Settings
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger(__name__)
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _CONTENT = "@@content@@"
-_LOGIT_ROWS = 64
+_LOGIT_ROWS = 64  # positions whose log-probabilities over the vocabulary are in memory at once
 _GENERATE_BATCH = 8
-_SHOW_PROGRESS_FROM = 21
+_QUIET_BELOW = 21  # prompts from which on a progress bar is shown
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class LocalLM:
 
     model, tokenizer : of transformers
     model_id         : name, short hash of the weights, dtype
-    context          : the longest sequence of tokens the model takes
+    context          : the longest sequence of tokens that the model takes
+    start            : the tokens before every scored prompt
     max_packed       : the most answer tokens in one pass
     """
 
@@ -47,6 +46,7 @@ class LocalLM:
     tokenizer: Any
     model_id: str
     context: int
+    start: tuple[int, ...]
     max_packed: int = 512
 
     @classmethod
@@ -55,7 +55,8 @@ class LocalLM:
 
         Sets torch's thread count for the process to `settings.threads`.
 
-        Errors: `WeightsError` when the folder does not hold a causal LM with a tokenizer.
+        Errors: `WeightsError` when the folder does not hold a causal LM with a tokenizer; `SpecError` for a device
+        that is not there.
         """
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -68,11 +69,11 @@ class LocalLM:
             model = AutoModelForCausalLM.from_pretrained(
                 weights.path, dtype=getattr(torch, chosen), local_files_only=True, use_safetensors=True
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # transformers raises many kinds; whatever it is, the folder is what is wrong
             raise WeightsError(f"{weights.path}: is not a causal LM that can be loaded: {_line(error)}") from error
-        model.eval().requires_grad_(False)
+        model = model.eval().requires_grad_(False).to(device)
         context = int(getattr(model.config, "max_position_embeddings", 2048))
-        return cls(model.to(device), tokenizer, f"{weights.short_id}:{_SHORT[chosen]}", context)
+        return cls(model, tokenizer, f"{weights.short_id}:{_SHORT[chosen]}", context, _start(tokenizer))
 
     def generate(self, prompts: Sequence[str], *, max_tokens: int = 128, stop: Sequence[str] = ()) -> list[str]:
         """Greedy answers, one per prompt, cut before the first `stop` string and stripped.
@@ -83,12 +84,14 @@ class LocalLM:
 
         Errors: `ModelError` when the model fails, or `max_tokens` leaves no room for a prompt.
         """
-        coded = self._cut([self._turn(prompt) for prompt in prompts], self.context - max_tokens)
+        around = self._turn()
+        room = self.context - max_tokens - sum(len(ids) for ids in around)
+        coded = [[*around[0], *ids, *around[1]] for ids in self._cut([self._ids(p) for p in prompts], room)]
         order = sorted(range(len(coded)), key=lambda i: (len(coded[i]), coded[i]))
         texts = [""] * len(coded)
-        with tqdm(total=len(coded), desc="LM writes", unit="text", disable=len(coded) < _SHOW_PROGRESS_FROM) as bar:
-            for start in range(0, len(order), _GENERATE_BATCH):
-                batch = order[start : start + _GENERATE_BATCH]
+        with tqdm(total=len(coded), desc="LM writes", unit="text", disable=len(coded) < _QUIET_BELOW) as bar:
+            for at in range(0, len(order), _GENERATE_BATCH):
+                batch = order[at : at + _GENERATE_BATCH]
                 written = self._generate_batch([coded[i] for i in batch], max_tokens, tuple(stop))
                 for i, text in zip(batch, written, strict=True):
                     texts[i] = text
@@ -98,48 +101,40 @@ class LocalLM:
     def score(self, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[list[Score]]:
         """For each prompt, each answer's log-likelihood after it (raw text, no chat; natural log, summed over tokens).
 
-        Prompts longer than the context lose their front; answers longer than half of it lose their end; both are
-        counted in a warning. Prompt and answers are tokenised apart, so an answer should bring its own leading space.
+        Prompts longer than the context lose their front, answers longer than half of it their end; both are counted
+        in a warning. Prompt and answers are tokenised apart, so an answer brings its own leading space.
 
         Errors: `ModelError` when the model fails.
         """
-        longest = self.context // 2
-        coded = [self._cut([self._ids(text) for text in row], longest, keep="front") for row in answers]
-        rooms = [self.context - max((len(ids) for ids in row), default=0) for row in coded]
-        prefixes = [
-            self._cut([self._start() + self._ids(prompt)], room)[0] for prompt, room in zip(prompts, rooms, strict=True)
-        ]
-        return [self._score_one(prefix, row) for prefix, row in zip(prefixes, coded, strict=True)]
+        coded = [self._cut([self._ids(text) for text in row], self.context // 2, keep="front") for row in answers]
+        results = []
+        for prompt, row in zip(prompts, coded, strict=True):
+            room = self.context - len(self.start) - max((len(ids) for ids in row), default=0)
+            (cut,) = self._cut([self._ids(prompt)], room)
+            results.append(self._score_one([*self.start, *cut], row))
+        return results
 
     def _ids(self, text: str) -> list[int]:
         """Tokens of plain text: what looks like a special token in it is text like any other."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         return ids
 
-    def _start(self) -> list[int]:
-        """What stands before every scored prompt: the tokenizer's own start, or else its end-of-text token."""
-        ids: list[int] = self.tokenizer("").input_ids
-        first = [i for i in ids if i == self.tokenizer.bos_token_id]
-        for token in (self.tokenizer.unk_token_id, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            if not first and token is not None:
-                first = [token]
-        return first
-
-    def _turn(self, prompt: str) -> list[int]:
+    def _turn(self) -> tuple[list[int], list[int]]:
+        """The tokens before and after the user's words in a chat; only `start` where there is no chat template."""
         if not self.tokenizer.chat_template:
-            return self._start() + self._ids(prompt)
+            return list(self.start), []
         turn = [{"role": "user", "content": _CONTENT}]
         text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         head, _, tail = text.partition(_CONTENT)
-        around = [self.tokenizer(part, add_special_tokens=False).input_ids for part in (head, tail)]
-        return [*around[0], *self._ids(prompt), *around[1]]
+        before, after = (self.tokenizer(part, add_special_tokens=False).input_ids for part in (head, tail))
+        return before, after
 
     def _cut(self, coded: list[list[int]], room: int, keep: Literal["front", "tail"] = "tail") -> list[list[int]]:
         if room < 1:
-            raise ModelError(f"{self.model_id}: no room for a prompt in a context of {self.context} tokens")
+            raise ModelError(f"{self.model_id}: its context of {self.context} tokens leaves no room for a prompt")
         long = sum(len(ids) > room for ids in coded)
         if long:
-            log.warning("%d of %d texts cut to %d tokens (context of %s)", long, len(coded), room, self.model_id)
+            log.warning("%s: %d of %d texts cut to %d tokens", self.model_id, long, len(coded), room)
         return [ids[:room] if keep == "front" else ids[-room:] for ids in coded]
 
     def _generate_batch(self, coded: list[list[int]], max_tokens: int, stop: tuple[str, ...]) -> list[str]:
@@ -147,96 +142,109 @@ class LocalLM:
         from transformers import GenerationConfig
 
         width = max(len(ids) for ids in coded)
-        eos = self.model.generation_config.eos_token_id
         pad = self.tokenizer.pad_token_id or 0
+        eos = self.model.generation_config.eos_token_id
         config = GenerationConfig(max_new_tokens=max_tokens, do_sample=False, eos_token_id=eos, pad_token_id=pad)
         rows = torch.tensor([[pad] * (width - len(ids)) + ids for ids in coded], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in coded], device=self.model.device)
 
-        def stopped(sequence: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
-            texts = self.tokenizer.batch_decode(sequence[:, width:], skip_special_tokens=True)
-            return torch.tensor([any(s in text for s in stop) for text in texts], device=sequence.device)
+        def read(sequences: Any) -> list[str]:
+            texts: list[str] = self.tokenizer.batch_decode(sequences[:, width:], skip_special_tokens=True)
+            return texts
+
+        def stopped(sequences: Any, _: Any, **__: Any) -> Any:
+            done = [any(s in text for s in stop) for text in read(sequences)]
+            return torch.tensor(done, device=sequences.device)
 
         with _model_errors(self.model_id), torch.inference_mode():
-            out = self.model.generate(
-                rows, attention_mask=mask, generation_config=config, stopping_criteria=[stopped] if stop else None
-            )
-            texts = self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-        return [_before(text, stop).strip() for text in texts]
+            criteria = [stopped] if stop else None
+            out = self.model.generate(rows, attention_mask=mask, generation_config=config, stopping_criteria=criteria)
+        return [text[: _first_stop(text, stop)].strip() for text in read(out)]
 
     def _score_one(self, prefix: list[int], answers: list[list[int]]) -> list[Score]:
+        import torch
         from transformers import DynamicCache
 
         scores = [Score(0.0, 0)] * len(answers)
-        chunks = list(_chunks(answers, self.max_packed))
-        cache = DynamicCache() if len(chunks) > 1 else None
-        first: Any = None
-        for chunk in chunks:
-            rows = [answers[i] for i in chunk]
-            with _model_errors(self.model_id):
-                first, sums = self._pass(prefix, rows, cache, first)
-            for i, total in zip(chunk, sums, strict=True):
-                scores[i] = Score(float(total), len(answers[i]))
+        parts = list(chunks(answers, self.max_packed))
+        cache = DynamicCache() if len(parts) > 1 else None
+        after_prompt = None
+        for part in parts:
+            rows = [answers[i] for i in part]
+            with _model_errors(self.model_id), torch.inference_mode():
+                after_prompt, sums = self._pass(prefix, rows, cache, after_prompt)
+            for i, total in zip(part, sums, strict=True):
+                scores[i] = Score(total, len(answers[i]))
         return scores
 
-    def _pass(self, prefix: list[int], answers: list[list[int]], cache: Any, first: Any) -> tuple[Any, list[float]]:
-        """One forward pass. `first`: log-probabilities after the prompt, None in the first pass, which computes them.
+    def _pass(
+        self, prefix: list[int], answers: list[list[int]], cache: Any, after_prompt: Any
+    ) -> tuple[Any, list[float]]:
+        """One forward pass: log-probabilities over the vocabulary after the prompt, and each answer's sum.
 
-        The last token of an answer predicts nothing that counts, so it is not fed. In later passes the prompt is in
-        `cache` and only answers are fed; what they added to the cache is dropped again.
+        The first pass feeds the prompt and computes `after_prompt`; later ones find the prompt in `cache`. An
+        answer's last token predicts nothing that counts and is not fed.
         """
         import torch
 
-        device = self.model.device
         fed = [ids[:-1] for ids in answers]
-        new = sum(len(ids) for ids in fed)
-        head = 0 if first is not None else len(prefix)
-        if head + new:
-            groups = np.concatenate([np.full(len(prefix), -1), np.repeat(np.arange(len(fed)), [len(a) for a in fed])])
-            places = np.concatenate([np.arange(len(prefix)), *[len(prefix) + np.arange(len(a)) for a in fed]])
-            queries = slice(len(prefix) - head, None)
-            order = np.arange(len(groups))
-            sees = (order[None, :] <= order[queries, None]) & (
-                (groups[None, :] == -1) | (groups[None, :] == groups[queries, None])
-            )
-            tokens = [*prefix[len(prefix) - head :], *(t for ids in fed for t in ids)]
-            keep = torch.arange(max(head - 1, 0), head + new, device=device)
-            bias = torch.zeros(sees.shape, dtype=self.model.dtype, device=device)
-            bias.masked_fill_(~torch.from_numpy(sees).to(device), torch.finfo(self.model.dtype).min)
-            with torch.inference_mode():
-                logits = self.model(
-                    input_ids=torch.tensor([tokens], device=device),
-                    position_ids=torch.from_numpy(places[queries])[None].to(device),
-                    attention_mask=bias[None, None],
-                    past_key_values=cache,
-                    use_cache=cache is not None,
-                    logits_to_keep=keep,
-                ).logits[0]
-            if cache is not None:
-                cache.crop(-new)
-            if first is None:
-                first, logits = logits[0].float().log_softmax(-1), logits[1:]
-        else:
-            logits = first[:0, None]
-        followers = torch.tensor([t for ids in answers for t in ids[1:]], device=device, dtype=torch.long)
-        gained = [
-            rows.float().log_softmax(-1).gather(1, next_[:, None])[:, 0]
-            for rows, next_ in zip(logits.split(_LOGIT_ROWS), followers.split(_LOGIT_ROWS), strict=True)
-        ]
-        steps = torch.cat(gained).double().cpu().split([len(a) for a in fed]) if gained else [torch.zeros(0)] * len(fed)
-        starts = first[[ids[0] for ids in answers]].double().cpu()
-        return first, [float(start + step.sum()) for start, step in zip(starts, steps, strict=True)]
+        tokens = [token for ids in fed for token in ids]
+        rest = torch.zeros((0, 1))
+        if after_prompt is None:
+            logits = self._logits([*prefix, *tokens], len(prefix), fed, cache)
+            after_prompt, rest = _log_softmax(logits[:1])[0], logits[1:]
+        elif tokens:
+            rest = self._logits(tokens, len(prefix), fed, cache)
+        if cache is not None and tokens:
+            cache.crop(-len(tokens))
+
+        device = self.model.device
+        followers = torch.tensor([t for ids in answers for t in ids[1:]], dtype=torch.long, device=device)
+        gained = np.zeros(len(followers))
+        for at in range(0, len(followers), _LOGIT_ROWS):
+            rows = slice(at, at + _LOGIT_ROWS)
+            gained[rows] = _log_softmax(rest[rows]).gather(1, followers[rows, None])[:, 0].cpu().numpy()
+        sums = after_prompt[[ids[0] for ids in answers]].double().cpu().numpy()
+        np.add.at(sums, np.repeat(np.arange(len(fed)), [len(ids) for ids in fed]), gained)
+        return after_prompt, [float(total) for total in sums]
+
+    def _logits(self, tokens: list[int], n_prefix: int, fed: list[list[int]], cache: Any) -> Any:
+        """Logits after the prompt's last token, if it is among `tokens`, and after every answer token."""
+        import torch
+
+        model, device = self.model, self.model.device
+        places, sees = layout(n_prefix, [len(ids) for ids in fed])
+        places, sees = places[-len(tokens) :], sees[-len(tokens) :]
+        bias = torch.zeros(sees.shape, dtype=model.dtype).masked_fill_(
+            ~torch.from_numpy(sees), torch.finfo(model.dtype).min
+        )
+        n_answers = sum(len(ids) for ids in fed)
+        wanted = torch.arange(max(len(tokens) - n_answers - 1, 0), len(tokens), device=device)
+        return model(
+            input_ids=torch.tensor([tokens], device=device),
+            position_ids=torch.from_numpy(places)[None].to(device),
+            attention_mask=bias[None, None].to(device),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=wanted,
+        ).logits[0]
 
 
 def pick_device(name: str) -> str:
-    """The torch device that a setting means; "auto" is CUDA, then Apple's MPS, then the CPU."""
+    """The torch device that a setting means; "auto" is CUDA, then Apple's MPS, then the CPU.
+
+    Errors: `SpecError` for a name that torch does not know or a device that is not there.
+    """
     import torch
 
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "auto":
+        fallback = "mps" if torch.backends.mps.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else fallback
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise SpecError(f"device '{name}' cannot be used here ({_line(error)}): set RECSYS_DEVICE=auto") from error
+    return name
 
 
 def _auto_dtype(device: str) -> Dtype:
@@ -245,28 +253,28 @@ def _auto_dtype(device: str) -> Dtype:
 
     if device.startswith("cuda"):
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    if device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return "bfloat16"
-    return "float32"
+    native = device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if native else "float32"
 
 
-def _chunks(answers: list[list[int]], limit: int) -> Iterator[list[int]]:
-    """Indices of the non-empty answers in order, as many at a time as stay within `limit` tokens (at least one)."""
-    chunk: list[int] = []
-    size = 0
-    for i, ids in enumerate(answers):
-        if chunk and size + len(ids) > limit:
-            yield chunk
-            chunk, size = [], 0
-        if ids:
-            chunk.append(i)
-            size += len(ids)
-    if chunk:
-        yield chunk
+def _start(tokenizer: Any) -> tuple[int, ...]:
+    """What stands before text in the model's training: its BOS where the tokenizer adds one, else a document break."""
+    added = list(tokenizer("").input_ids)
+    if tokenizer.bos_token_id in added:
+        return (int(tokenizer.bos_token_id),)
+    vocab = tokenizer.get_vocab()
+    for token in ("<|endoftext|>", tokenizer.bos_token, tokenizer.eos_token):
+        if token in vocab:
+            return (int(vocab[token]),)
+    return (0,)
 
 
-def _before(text: str, stop: tuple[str, ...]) -> str:
-    return text[: min((text.find(s) for s in stop if s in text), default=len(text))]
+def _log_softmax(logits: Any) -> Any:
+    return logits.float().log_softmax(-1)
+
+
+def _first_stop(text: str, stop: tuple[str, ...]) -> int:
+    return min((text.find(s) for s in stop if s in text), default=len(text))
 
 
 @contextmanager
@@ -278,5 +286,5 @@ def _model_errors(model_id: str) -> Iterator[None]:
         raise ModelError(f"{model_id}: {_line(error)}") from error
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]

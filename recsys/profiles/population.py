@@ -16,6 +16,7 @@ from recsys.profiles.facets import Column, expand, plan
 from recsys.tables import Catalog, InteractionLog
 
 _SAYS_NOTHING = 0.95  # share of items above which a value tells nobody from anybody
+_FOLLOW_WINDOW = 3  # events after one in which another counts as chosen soon after it
 _FOLLOW_USERS = 3  # people who must have taken a step before it is called "often"
 _FOLLOW_LIFT = 3.0  # and how much oftener than by chance
 
@@ -28,7 +29,8 @@ class Population:
     columns : how the catalog's attributes are read
     values  : facet (Int32), attribute, value, kind, share (of events), liked_share (of liked events)
     items   : item_id, events; only items of the catalog that occur
-    follows : before, after (item ids), users: steps between consecutive events that many users took, far above chance
+    follows : before, after (item ids), users: steps from an event to one of the next few that
+              many users took, far above chance
     """
 
     like_at: float | None
@@ -153,13 +155,12 @@ def _values(facets: pl.DataFrame, counts: pl.DataFrame, items: int) -> pl.DataFr
 
 
 def _follows(events: pl.DataFrame, vocab: Vocab) -> pl.DataFrame:
-    """Steps a -> b between a user's consecutive events, by at least `_FOLLOW_USERS` people and far above chance."""
-    steps = (
-        events.select("user_id", "item", after=pl.col("item").shift(-1).over("user_id"))
-        .drop_nulls()
-        .filter(pl.col("item") != pl.col("after"))
-        .unique(["user_id", "item", "after"])
+    """Steps a -> b to one of a user's next few events, by at least `_FOLLOW_USERS` people and far above chance."""
+    steps = pl.concat(
+        events.select("user_id", "item", after=pl.col("item").shift(-ahead).over("user_id")).drop_nulls()
+        for ahead in range(1, _FOLLOW_WINDOW + 1)
     )
+    steps = steps.filter(pl.col("item") != pl.col("after")).unique()
     total = len(steps)
     kept = (
         steps.group_by("item", "after")

@@ -21,7 +21,8 @@ _TITLE = 46
 _VALUE = 24
 _CHUNK = 512  # queries at a time, which bounds memory
 _KEPT = 8  # supporting history items kept of each slate item
-_TELLING = 1.0  # nats of shared rarity from which on shared attributes are a better reason than a usual step
+_TELLING = 2.0  # nats of shared rarity from which on shared attributes are a better reason than a usual step
+_ERA = 0.25  # what a shared decade counts beside a shared kind, by its rarity
 _HALF_LIFE = 50  # events after which a history item supports three quarters as much
 _POPULAR = 0.9  # items above this quantile of events are called popular
 
@@ -58,8 +59,9 @@ class Reasons:
 
     @cached_property
     def _weights(self) -> pl.DataFrame:
-        """item, facet, idf, size: each item's facets with their rarity in nats, and the item's root of summed rarity."""
-        idf = self.known.population.values.select("facet", idf=-pl.col("share").log().round(9))
+        """item, facet, idf, size: each item's facets, their rarity in nats, and the root of its summed rarity."""
+        weight = pl.when(pl.col("kind") == "era").then(_ERA).otherwise(1.0)
+        idf = self.known.population.values.select("facet", idf=(-pl.col("share").log() * weight).round(9))
         return self.known.facets.join(idf, on="facet").with_columns(size=pl.col("idf").sum().over("item").sqrt())
 
     @cached_property
@@ -87,7 +89,7 @@ class Reasons:
         return float(np.quantile(events, _POPULAR)) if len(events) else np.inf
 
     def _support(self, lines: pl.DataFrame, queries: Queries) -> pl.DataFrame:
-        """line, item, empty, again, before, shared, users, values: the chosen supporting item of every line, or null."""
+        """Every line with its supporting item `before` (null for none), what they share, and what the history is."""
         histories = self.known.vocab.histories(queries)
         events = pl.DataFrame(
             {
@@ -98,7 +100,7 @@ class Reasons:
             }
         )
         like_at = self.known.population.like_at
-        liked = events if like_at is None else events.filter(pl.col("weight") >= np.float32(like_at))
+        liked = events if like_at is None else events.filter(pl.col("weight") >= pl.lit(like_at, pl.Float32))
         liked = liked.group_by("row", "before").agg(pl.col("lag").min())
         chosen = self._choose(self._scores(lines, liked), lines)
         past = events.select("row", item="before").unique().with_columns(again=pl.lit(True))
@@ -113,7 +115,7 @@ class Reasons:
         )
 
     def _scores(self, lines: pl.DataFrame, liked: pl.DataFrame) -> pl.DataFrame:
-        """line, row, rank, before, shared, users, score: the `_KEPT` best supporting items of every line, best first."""
+        """line, row, rank, before, shared, users, score: the best few supporting items of every line, best first."""
         own = lines.join(self._weights, on="item").select("line", "row", "item", "facet")
         theirs = liked.join(self._weights, left_on="before", right_on="item")
         shared = (
@@ -169,7 +171,7 @@ class Reasons:
 
     def _because(self, title: str, shared: float, users: int, values: list[int] | None) -> str:
         if users and (shared < _TELLING or not values):
-            return f"Often chosen right after {title}"
+            return f"Often chosen soon after {title}"
         verb = "liked" if self.known.population.like_at is not None else "chose"
         text = f"Because you {verb} {title}: also "
         names = [self._names[facet] for facet in values or []]

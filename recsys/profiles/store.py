@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import polars as pl
 
@@ -16,13 +16,15 @@ class Store:
 
     frame: pl.DataFrame
 
-    SCHEMA: ClassVar[dict[str, Any]] = {
-        "evidence_hash": pl.String,
-        "text": pl.String,
-        "prompt_id": pl.String,
-        "model_id": pl.String,
-        "as_of": pl.Int64,
-    }
+    SCHEMA: ClassVar[pl.Schema] = pl.Schema(
+        {
+            "evidence_hash": pl.String,
+            "text": pl.String,
+            "prompt_id": pl.String,
+            "model_id": pl.String,
+            "as_of": pl.Int64,
+        }
+    )
 
     @classmethod
     def empty(cls) -> "Store":
@@ -34,7 +36,7 @@ class Store:
 
     def add(self, entries: pl.DataFrame) -> "Store":
         """A store with `entries` (the same columns) as well; they take the place of older texts of their hashes."""
-        both = pl.concat([self.frame, entries.select(self.SCHEMA).cast(pl.Schema(self.SCHEMA))])
+        both = pl.concat([self.frame, entries.select(self.SCHEMA.names()).cast(self.SCHEMA)])
         return Store(both.unique("evidence_hash", keep="last", maintain_order=True).sort("evidence_hash"))
 
     def lookup(self, hashes: pl.Series) -> pl.DataFrame:
@@ -51,6 +53,6 @@ class Store:
     def load(cls, path: Path) -> "Store":
         """Read what `save` wrote. Errors: `BundleError` when it is missing or something else."""
         try:
-            return cls(pl.read_parquet(path).select(cls.SCHEMA).cast(pl.Schema(cls.SCHEMA)))
+            return cls(pl.read_parquet(path).select(cls.SCHEMA.names()).cast(cls.SCHEMA))
         except (OSError, pl.exceptions.PolarsError) as error:
             raise BundleError(f"{path}: not a store of profile texts: {str(error).splitlines()[0]}") from error

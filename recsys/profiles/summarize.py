@@ -1,8 +1,8 @@
 """A language model puts the evidence into words; what it writes is checked before it may stand in for the template.
 
-Two ways. "choose": every sentence has several true phrasings, and the model takes the likeliest one after what has been
-said so far (mean log-likelihood of a token). It cannot say anything untrue, so even a very small model serves. "write": the
-model gets the template's sentences as facts and writes freely, which takes a model of a billion parameters or more.
+Two ways. "choose": every sentence has several true phrasings, and the model takes the likeliest one after what has
+been said so far (mean log-likelihood of a token); it cannot say anything untrue, so even a very small model serves.
+"write": the model gets the template's sentences as facts and writes freely, which takes a billion parameters or more.
 """
 
 import logging

@@ -6,10 +6,11 @@ the light and the dark scheme. Text stays text, in the page's font.
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,16 @@ from recsys.report import words
 INK, SOFT, GRID, ACCENT = "#010203", "#010204", "#010205", "#010206"
 SERIES = ("#010207", "#010208", "#010209")
 MARKERS = ("s", "o", "D")
+LINES = ("-", "-", (0, (4, 2)))
 VARIABLES = {
     **{INK: "ink", SOFT: "soft", GRID: "grid", ACCENT: "accent"},
     **{colour: f"series-{i}" for i, colour in enumerate(SERIES)},
 }
-WIDTH = 5.4
+WIDTH = 4.9
 BUCKETS = 4
 DEPTH = 100
-MOVES = (-51, -21, -11, -4, -1, 1, 4, 11, 21, 51)
+# Smallest movement of each class, in places; the same downwards.
+MOVES = (1, 4, 11, 21, 51)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def _figure(height: float, **subplots: Any) -> Iterator[tuple[Any, Any]]:
     from matplotlib.figure import Figure
 
     style = {
-        **{"font.size": 9.5, "axes.titlesize": 9.5, "legend.fontsize": 9.5, "text.parse_math": False},
+        **{"font.size": 10, "legend.fontsize": 10, "text.parse_math": False},
         **{"text.color": INK, "axes.labelcolor": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK},
         **{"axes.edgecolor": GRID, "xtick.color": GRID, "ytick.color": GRID, "grid.color": GRID},
         **{"axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "ytick.major.size": 0},
@@ -117,8 +120,8 @@ def quality(stages: Mapping[str, Mapping[str, Any]]) -> Plot | None:
                     centre,
                     [row + (i - (len(stages) - 1) / 2) * step for row, _ in shown],
                     xerr=_errors(centre, bounds),
-                    fmt=MARKERS[i % 3],
-                    color=SERIES[i % 3],
+                    fmt=MARKERS[_look(stage, i)],
+                    color=SERIES[_look(stage, i)],
                     label=words.stage_name(stage),
                     capsize=2.5,
                     elinewidth=1.4,
@@ -160,10 +163,10 @@ def recall_curve(per_query: pl.DataFrame, stages: Sequence[str]) -> Plot | None:
             axis.plot(
                 ks,
                 shares,
-                color=SERIES[i % 3],
+                color=SERIES[_look(stage, i)],
                 label=words.stage_name(stage),
-                linestyle=("-", "-", (0, (4, 2)))[i % 3],
-                marker=MARKERS[i % 3],
+                linestyle=LINES[_look(stage, i)],
+                marker=MARKERS[_look(stage, i)],
                 markevery=[0, 4, 9, 19, 49, 99],
             )
         axis.set_xscale("log")
@@ -189,7 +192,9 @@ def activity_lift(per_query: pl.DataFrame, activity: pl.DataFrame) -> Plot | Non
     if not buckets:
         return None
     title = "Reranker’s lift by user activity"
-    found = [metrics.paired(metrics.ndcg(b["reranked"], 10), metrics.ndcg(b["candidates"], 10), seed=0) for b in buckets]
+    found = [
+        metrics.paired(metrics.ndcg(b["reranked"], 10), metrics.ndcg(b["candidates"], 10), seed=0) for b in buckets
+    ]
     names = [_range_name(b["events"]) for b in buckets]
     with _figure(2.9) as (figure, axis):
         centre = [f.delta for f in found]
@@ -230,21 +235,23 @@ def rank_changes(per_query: pl.DataFrame) -> Plot | None:
         return None
     title = "Where the reranker moved the hidden item"
     moved = (both["candidates"] - both["reranked"]).to_numpy()
-    counts = _move_counts(moved)
+    counts, names = _move_counts(moved), _move_names()
     up, down = int((moved > 0).sum()), int((moved < 0).sum())
-    with _figure(3.1) as (figure, axis):
-        middle = len(MOVES) // 2
-        colours = [SERIES[0] if i == middle else SERIES[2] if i < middle else SERIES[1] for i in range(len(counts))]
-        bars = axis.bar(range(len(counts)), counts, color=colours, width=0.82)
-        axis.bar_label(bars, [f"{c:,}" if c else "" for c in counts], padding=2, fontsize=8.5)
-        axis.set_xticks(range(len(counts)), _move_names(), fontsize=8)
-        axis.yaxis.get_major_locator().set_params(integer=True)
-        axis.set_xlabel("places:  ← moved down   ·   moved up →")
-        axis.set_ylabel("users")
-        axis.margins(y=0.12)
-        axis.grid(axis="y")
-        alt = f"Of {len(both):,} users, moved up for {up:,}, down for {down:,}, unchanged for {len(both) - up - down:,}."
-        caption = f"The {len(both):,} of {len(per_query):,} users whose hidden item is among the candidates. " + alt
+    with _figure(3.6) as (figure, axis):
+        colours = [SERIES[0] if i == len(MOVES) else ACCENT for i in range(len(counts))]
+        bars = axis.barh(range(len(counts)), counts, color=colours, height=0.72)
+        axis.bar_label(bars, [f"{count:,}" for count in counts], padding=4)
+        axis.set_yticks(range(len(counts)), names)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlabel("users")
+        axis.margins(x=0.12)
+        axis.grid(axis="x")
+        moves = f"moved up for {up:,}, down for {down:,}, unchanged for {len(both) - up - down:,}"
+        alt = "; ".join(f"{name}: {count:,}" for name, count in zip(reversed(names), reversed(counts), strict=True))
+        caption = (
+            f"Places in the list, for the {len(both):,} of {len(per_query):,} users whose hidden item is among the "
+            f"candidates: {moves}."
+        )
         return Plot("moves", title, caption, alt, _svg(figure, "moves", title, alt))
 
 
@@ -259,7 +266,7 @@ def seconds(spent: Mapping[str, float]) -> Plot | None:
         axis.bar_label(bars, [words.duration(s) for s in steps.values()], padding=4)
         axis.set_yticks(range(len(steps)), list(steps))
         axis.invert_yaxis()
-        axis.margins(x=0.2)
+        axis.margins(x=0.26)
         axis.set_xlabel("seconds")
         axis.grid(axis="x")
         alt = "; ".join(f"{name}: {words.duration(value)}" for name, value in steps.items())
@@ -271,6 +278,11 @@ def _has(per_query: pl.DataFrame, stage: str) -> bool:
     return stage in per_query.columns and "candidates" in per_query.columns and len(per_query) > 0
 
 
+def _look(stage: str, place: int) -> int:
+    """Which colour and marker a stage has, the same in every plot."""
+    return list(words.STAGES).index(stage) if stage in words.STAGES else place % len(SERIES)
+
+
 def _share(value: float, _: int) -> str:
     return f"{value:.0%}"
 
@@ -279,7 +291,8 @@ def _errors(centre: Sequence[float], bounds: Sequence[Sequence[float]]) -> npt.N
     """(2, n) distances from the centre down and up; never negative, which rounding could make them."""
     low, high = np.array(bounds, dtype=float).reshape(-1, 2).T
     middle = np.array(centre, dtype=float)
-    return np.maximum(0, np.stack([middle - low, high - middle]))
+    sides: npt.NDArray[np.float64] = np.stack([middle - low, high - middle])
+    return sides.clip(min=0)
 
 
 def _buckets(known: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -288,27 +301,22 @@ def _buckets(known: pl.DataFrame) -> Iterator[pl.DataFrame]:
         return
     cuts = [known["events"].quantile(i / BUCKETS, "nearest") for i in range(1, BUCKETS)]
     edges = sorted({int(cut) for cut in cuts if cut is not None})
-    group: Callable[[int], int] = lambda events: sum(events > edge for edge in edges)  # noqa: E731
-    yield from known.with_columns(
-        bucket=pl.col("events").map_elements(group, return_dtype=pl.Int64)
-    ).partition_by("bucket", maintain_order=True, include_key=False)
+    bucket = pl.Series("bucket", np.searchsorted(edges, known["events"].to_numpy()))
+    yield from known.with_columns(bucket).partition_by("bucket", maintain_order=True, include_key=False)
 
 
 def _range_name(events: pl.Series) -> str:
-    low, high = events.min(), events.max()
+    low, high = int(events.to_numpy().min()), int(events.to_numpy().max())
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
 def _move_counts(moved: npt.NDArray[np.float64]) -> list[int]:
-    """Users per class of movement, from far down to far up; a half place counts with the class below it in size."""
+    """Users per class of movement, from far down to far up; half a place (a tie) counts as a whole one."""
     whole = np.sign(moved) * np.ceil(np.abs(moved))
-    middle = len(MOVES) // 2
-    edges = [*(m + 0.5 for m in MOVES[:middle]), *(m - 0.5 for m in MOVES[middle:])]
-    return [int(c) for c in np.bincount(np.digitize(whole, edges), minlength=len(MOVES) + 1)]
+    edges = [*(0.5 - size for size in reversed(MOVES)), *(size - 0.5 for size in MOVES)]
+    return [int(count) for count in np.bincount(np.digitize(whole, edges), minlength=len(edges) + 1)]
 
 
 def _move_names() -> list[str]:
-    sizes = [m for m in MOVES if m > 0]
-    ranges = [f"{a}–{b - 1}" if b - 1 > a else f"{a}" for a, b in zip(sizes, sizes[1:], strict=False)]
-    up = [*ranges, f"{sizes[-1]}+"]
-    return [f"{words.MINUS}{name}" for name in reversed(up)] + ["0"] + [f"+{name}" for name in up]
+    sizes = [*(f"{a}–{b - 1}" for a, b in pairwise(MOVES)), f"{MOVES[-1]} or more"]
+    return [*(f"down {size}" for size in reversed(sizes)), "unchanged", *(f"up {size}" for size in sizes)]

@@ -22,8 +22,9 @@ def stage_table(metrics: Mapping[str, Any]) -> "Table":
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
+        pad_edge=False,
     )
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for stage in metrics["stages"]:
         table.add_column(Text(words.stage_name(stage)), justify="left", no_wrap=True)
     for name, (label, _) in words.METRICS.items():
@@ -37,5 +38,10 @@ def _cell(stage: Mapping[str, Any], name: str) -> str:
     if name not in stage:
         return ""
     bounds = stage["ci95"].get(name)
-    interval = f" [{words.number(bounds[0], 3)}, {words.number(bounds[1], 3)}]" if bounds else ""
+    interval = f" [{_brief(bounds[0])}, {_brief(bounds[1])}]" if bounds else ""
     return f"{words.number(stage[name])}{interval}"
+
+
+def _brief(value: float) -> str:
+    """Three digits, without the zero before the point: three stages have to fit in 80 columns."""
+    return f"{value:.3f}".removeprefix("0")

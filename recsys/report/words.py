@@ -126,10 +126,10 @@ def reranker_finding(body: Mapping[str, Any]) -> Finding:
         return Finding(f"The reranker orders the candidates {way} than they came", [facts], way)
     headline = "The reranker makes no measurable difference"
     if bounds[0] == bounds[1] == 0:
-        return Finding(headline, [facts, "It moved no user's hidden item into, out of or within the first ten."], way)
+        return Finding(headline, [facts, "It changed no user's NDCG@10."], way)
     widest = max(abs(b) for b in bounds)
     limit = (
-        f"The interval covers zero. With this many users an effect of up to about {number(widest)} either way "
+        f"The interval covers zero. With this many users an effect of up to about {number(widest, 3)} either way "
         "cannot be ruled out."
     )
     return Finding(headline, [facts, limit], way)

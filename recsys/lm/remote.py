@@ -1,0 +1,187 @@
+"""A language model behind any OpenAI-compatible address (a hosted API, vLLM, llama.cpp, Ollama, ...).
+
+Text comes from chat completions. Likelihoods need a server that gives log probabilities of a prompt: by legacy
+completions with `echo` (vLLM, TGI and others), or by vLLM's `prompt_logprobs`. An answer's score is the likelihood of
+prompt and answer together less that of the prompt alone, so nothing depends on where a tokenizer puts the boundary.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from recsys.errors import ModelError
+from recsys.protocols import Score
+from recsys.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_Likelihood = tuple[float, int]
+_MOST_STOPS = 4  # of the OpenAI API
+
+
+@dataclass(frozen=True)
+class RemoteLM:
+    """A model on a server; see `connect`. Implements `protocols.LanguageModel`.
+
+    workers : requests under way at the same time
+    """
+
+    client: Any
+    model: str
+    address: str
+    key: str
+    workers: int
+
+    @classmethod
+    def connect(cls, model: str, url: str, settings: Settings, *, retries: int = 2, workers: int = 8) -> "RemoteLM":
+        """Prepare requests to the API at `url` (ending in /v1 for most servers); nothing is sent yet.
+
+        A request is given `settings.lm_timeout_s` seconds and is repeated at most `retries` times after a lost
+        connection, a timeout, a 429 or a 5xx. `settings.lm_api_key` is sent to this address only and never logged.
+        """
+        from openai import OpenAI
+
+        key = settings.lm_api_key.get_secret_value() if settings.lm_api_key else "none"
+        client = OpenAI(base_url=url, api_key=key, timeout=settings.lm_timeout_s, max_retries=retries)
+        parts = urlsplit(url)
+        address = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+        return cls(client, model, address, key, workers)
+
+    @property
+    def model_id(self) -> str:
+        """The server's name of the model and the server's address."""
+        return f"{self.model}@{self.address}"
+
+    def generate(self, prompts: Sequence[str], *, max_tokens: int = 128, stop: Sequence[str] = ()) -> list[str]:
+        """The server's answer to each prompt as a user turn, at temperature 0, cut before the first `stop`, stripped.
+
+        Errors: `ModelError` when the server is out of reach, refuses, or answers something else than text.
+        """
+
+        def ask(prompt: str) -> str:
+            with self._errors():
+                answer = self.client.chat.completions.create(
+                    model=self.model,
+                    messages=[{"role": "user", "content": prompt}],
+                    temperature=0,
+                    max_tokens=max_tokens,
+                    **({"stop": list(stop)[:_MOST_STOPS]} if stop else {}),
+                )
+                text = answer.choices[0].message.content
+                if not isinstance(text, str):
+                    raise ValueError("its answer holds no text")
+                return text[: min((text.find(s) for s in stop if s in text), default=len(text))].strip()
+
+        return self._all(ask, prompts)
+
+    def score(self, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[list[Score]]:
+        """For each prompt, each answer's log-likelihood after it. The first token of a text without prompt is free.
+
+        Errors: as `generate`, and where the server gives no log probabilities of prompts.
+        """
+        wholes = [p + a for p, row in zip(prompts, answers, strict=True) for a in row if a]
+        texts = sorted({text for text in [*prompts, *wholes] if text}) if wholes else []
+        if not texts:
+            return [[Score(0.0, 0) for _ in row] for row in answers]
+        read = self._way_to_score(texts[0])
+        found = dict(zip(texts, self._all(read, texts), strict=True)) | {"": (0.0, 0)}
+
+        def difference(prompt: str, answer: str) -> Score:
+            (whole, n), (before, m) = found[prompt + answer], found[prompt]
+            return Score(whole - before, max(n - m, 0))
+
+        return [
+            [difference(p, a) if a else Score(0.0, 0) for a in row] for p, row in zip(prompts, answers, strict=True)
+        ]
+
+    def _way_to_score(self, text: str) -> Callable[[str], _Likelihood]:
+        """The first way of scoring that this server answers to."""
+        from openai import BadRequestError, NotFoundError, UnprocessableEntityError
+
+        for read in (self._by_echo, self._by_prompt_logprobs):
+            try:
+                read(text)
+                return read
+            except _NotOffered as reason:
+                log.info("%s: %s: %s", self.model_id, read.__name__.removeprefix("_"), reason)
+            except ModelError as error:
+                if not isinstance(error.__cause__, BadRequestError | NotFoundError | UnprocessableEntityError):
+                    raise
+                log.info("%s", error)
+        raise ModelError(
+            f"{self.model_id}: gives no log probabilities of a prompt (neither completions with echo nor "
+            "prompt_logprobs), which scoring needs: use a server such as vLLM, or a local model"
+        )
+
+    def _by_echo(self, text: str) -> _Likelihood:
+        """Likelihood and number of the tokens of `text`, by `echo`; one token is generated too and not counted."""
+        with self._errors():
+            answer = self.client.completions.create(
+                model=self.model, prompt=text, max_tokens=1, temperature=0, echo=True, logprobs=1
+            )
+            choice = answer.choices[0]
+            if not (choice.text or "").startswith(text) or not choice.logprobs or not choice.logprobs.token_logprobs:
+                raise _NotOffered("no echo with log probabilities")
+            values = choice.logprobs.token_logprobs
+            offsets = choice.logprobs.text_offset
+            own = values[:-1] if not offsets else [v for v, at in zip(values, offsets, strict=True) if at < len(text)]
+            return _sum(own)
+
+    def _by_prompt_logprobs(self, text: str) -> _Likelihood:
+        """The same by vLLM's `prompt_logprobs`: 0 asks for the prompt's own tokens only, one {id: facts} each."""
+        with self._errors():
+            answer = self.client.completions.create(
+                model=self.model, prompt=text, max_tokens=1, temperature=0, extra_body={"prompt_logprobs": 0}
+            )
+            rows = (answer.choices[0].model_extra or {}).get("prompt_logprobs")
+            if not rows:
+                raise _NotOffered("no prompt_logprobs")
+            return _sum([None if row is None else next(iter(row.values()))["logprob"] for row in rows])
+
+    def _all(self, ask: Callable[[str], _T], texts: Sequence[str]) -> list[_T]:
+        """`ask` of every text, some at a time, in order; the first failure cancels those not yet sent."""
+        pool = ThreadPoolExecutor(self.workers)
+        try:
+            return list(pool.map(ask, texts))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what the client raises, and an answer of another shape than expected, into `ModelError`."""
+        import openai
+
+        try:
+            yield
+        except openai.APITimeoutError as error:
+            raise ModelError(
+                f"{self.model_id}: no answer in {self.client.timeout:g} s (RECSYS_LM_TIMEOUT_S)"
+            ) from error
+        except openai.APIConnectionError as error:
+            raise ModelError(f"{self.model_id}: cannot be reached: {error.__cause__ or error}") from error
+        except openai.APIStatusError as error:
+            raise ModelError(f"{self.model_id}: answered {error.status_code}: {self._line(error)}") from error
+        except (openai.OpenAIError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise ModelError(f"{self.model_id}: answered nonsense: {self._line(error)}") from error
+
+    def _line(self, error: Exception) -> str:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return line.replace(self.key, "***")[:300]
+
+
+class _NotOffered(Exception):  # noqa: N818  # not an error: the server lacks this way of scoring
+    """The server answered, but without what was asked for."""
+
+
+def _sum(values: Sequence[float | None]) -> _Likelihood:
+    """Sum and number of the given log probabilities; a first token without context has none."""
+    known = [float(v) for v in values if v is not None]
+    if any(math.isnan(v) for v in known):
+        raise ValueError("a log probability is not a number")
+    return math.fsum(known), len(known)

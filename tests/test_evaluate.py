@@ -1,0 +1,127 @@
+"""The evaluation against what can be known without it: on the small world, with a scripted model or none."""
+
+import json
+from dataclasses import replace
+
+import polars as pl
+import pytest
+
+from checks import HashLM, with_word_vectors
+from recsys.candidates import FusionConfig, PopularConfig, TransitionsConfig
+from recsys.errors import SpecError, StorageError
+from recsys.evaluate import evaluate, write_results
+from recsys.lm import LMConfig
+from recsys.rerank import PackedConfig
+from recsys.spec import Spec, Training, load_spec
+
+PLAIN = Spec(
+    generator=FusionConfig(sources=(TransitionsConfig(window=5), PopularConfig())), lm=LMConfig(kind="none")
+)
+
+
+@pytest.fixture(scope="module")
+def found(world, weights_settings):
+    return evaluate(world, PLAIN, weights_settings, sample_users=120, seed=3)
+
+
+def test_the_metrics_have_the_promised_shape(found):
+    metrics = found.metrics
+    assert metrics.keys() >= {"data", "split", "stages", "lift", "seconds", "peak_rss_mb"}
+    assert list(metrics["stages"]) == ["popular", "candidates", "reranked"]
+    for stage in metrics["stages"].values():
+        names = {"ndcg@10", "recall@10", "mrr@10", "recall@50", "recall@100", "coverage@10"}
+        assert stage.keys() == names | {"ci95"}
+        assert all(low <= stage[name] <= high for name, (low, high) in stage["ci95"].items())
+    assert metrics["lift"]["ndcg@10"].keys() == {"delta", "relative", "ci95", "p"}
+    assert metrics["data"]["queries"] == 120
+    json.dumps(metrics)
+
+
+def test_per_query_ranks_give_the_metrics_again(found):
+    frame = found.per_query
+    assert frame.columns == ["query_id", "user_id", "item_id", "popular", "candidates", "reranked"]
+    for stage, metrics in found.metrics["stages"].items():
+        gain = frame.select(pl.when(pl.col(stage) <= 10).then(1 / (1 + pl.col(stage)).log(2)).otherwise(0)).to_series()
+        assert gain.mean() == pytest.approx(metrics["ndcg@10"], abs=1e-12)
+
+
+def test_without_a_reranker_nothing_is_lifted(found):
+    lift = found.metrics["lift"]["ndcg@10"]
+    # Equal scores count at their expected rank among candidates and at their served rank when reranked.
+    assert abs(lift["delta"]) < 0.01
+
+
+def test_candidates_beat_popularity_on_a_world_with_tastes(found):
+    stages = found.metrics["stages"]
+    assert stages["candidates"]["ndcg@10"] > 1.5 * stages["popular"]["ndcg@10"]
+
+
+def test_no_answer_was_known_to_any_part(found, world_split):
+    known = found.known.frame.select("user_id", "item_id", "ts")
+    assert known.height == len(world_split.fit) + len(world_split.tune)
+    query = found.questions.queries.frame
+    assert query.select((pl.col("times").list.max() <= pl.col("at")).all()).item()
+
+
+def test_training_keeps_the_past_apart_from_the_questions(world, world_split):
+    training = Training.of_split(world_split)
+    assert len(training.before) == len(world_split.fit)
+    assert len(training.known) == len(world_split.fit) + len(world_split.tune)
+    whole = Training.of_log(world.log)
+    assert len(whole.known) == len(world.log)
+    assert len(whole.before) + len(whole.tune) == len(world.log)
+
+
+def test_a_reranker_that_reads_noise_is_not_trusted(world, weights_settings):
+    vectors = replace(world, catalog=with_word_vectors(world.catalog))
+    spec = PLAIN.model_copy(update={"reranker": PackedConfig(depth=10, tune_users=100)})
+    found = evaluate(vectors, spec, weights_settings, sample_users=150, lm=HashLM())
+    lift = found.metrics["lift"]["ndcg@10"]
+    assert lift["ci95"][1] > -0.02
+    assert abs(lift["delta"]) < 0.03
+    assert set(found.slates.frame["served_by"]) == {"reranker"}
+
+
+def test_a_time_split_asks_only_about_the_last_days(world, weights_settings):
+    found = evaluate(world, PLAIN, weights_settings, split="time", sample_users=40)
+    assert found.known.frame["ts"].max() < found.questions.queries.frame["at"].min()
+
+
+def test_results_are_written_whole_or_not_at_all(found, tmp_path):
+    write_results(found, tmp_path / "out")
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"metrics.json", "per_query.parquet", "slates.parquet"}
+    assert pl.read_parquet(tmp_path / "out" / "per_query.parquet").equals(found.per_query)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file"):
+        write_results(found, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("depht = 3", "depht: Extra inputs are not permitted"),
+        ("depth = 0", "depth: Input should be greater than or equal to 1"),
+        ('[generator]\nkind = "magic"', "generator: Input tag 'magic'"),
+        ('[reranker]\nkind = "packed"\ndepth = "deep"', "reranker.packed.depth"),
+        ("name = ", "not valid TOML"),
+    ],
+)
+def test_a_bad_spec_names_the_file_and_the_field(tmp_path, text, message):
+    path = tmp_path / "spec.toml"
+    path.write_text(text)
+    with pytest.raises(SpecError) as error:
+        load_spec(path)
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_missing_spec_is_named(tmp_path):
+    with pytest.raises(SpecError, match=r"nowhere\.toml"):
+        load_spec(tmp_path / "nowhere.toml")
+
+
+def test_a_reranker_without_a_model_says_what_to_set(world, weights_settings):
+    spec = PLAIN.model_copy(update={"reranker": PackedConfig()})
+    with pytest.raises(SpecError, match=r"lm\.kind"):
+        evaluate(world, spec, weights_settings)
