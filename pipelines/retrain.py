@@ -11,28 +11,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from recsys import bundle
-from recsys.cli.pages import report_data
 from recsys.data.datasets import dataset_path
 from recsys.data.ingest import Dataset, read_dataset
 from recsys.data.split import SplitKind
 from recsys.errors import RecsysError
 from recsys.evaluate import Evaluation, evaluate, write_results
-from recsys.registry import MODEL, SETTING, Promotion, Registry, setting_tag
+from recsys.registry import MODEL, SETTING, Registry, setting_tag
 from recsys.report import stage_table, write_report
+from recsys.report.assemble import report_data
 from recsys.settings import Settings
 from recsys.spec import Spec, fit, load_spec
-
-STAGE = "reranked"
-"""The stage that is served, and so the one that decides."""
 
 
 def retrain(
     data: Annotated[str, typer.Argument(help="a dataset folder, or the name of a fetched one")],
     spec: Annotated[Path, typer.Option(help="the recipe, a TOML file")],
     out: Annotated[Path, typer.Option(help="folder for the evaluation and the bundle; replaced")] = Path("out/retrain"),
-    split: Annotated[str, typer.Option(help="leave-last | time")] = "leave-last",
+    split: Annotated[SplitKind, typer.Option(help="how test is held out")] = "leave-last",
     k_core: Annotated[int | None, typer.Option(min=1, help="evaluate on users and items with this many events")] = None,
     sample_users: Annotated[int | None, typer.Option(min=1, help="evaluate this many users")] = None,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
@@ -43,7 +41,7 @@ def retrain(
     settings, recipe, registry = Settings(), load_spec(spec), Registry.of(Settings())
     champion = registry.champion(model)  # asked first: a registry out of reach shows before hours of work
     dataset = read_dataset(dataset_path(data, settings))
-    options: dict[str, Any] = {"split": _kind(split), "core": k_core, "sample_users": sample_users, "seed": seed}
+    options: dict[str, Any] = {"split": split, "core": k_core, "sample_users": sample_users, "seed": seed}
     found = evaluate(dataset, recipe, settings, **options)
     write_results(found, out / "evaluation")
     write_report(out / "evaluation" / "report.html", report_data(found, dataset))
@@ -64,12 +62,28 @@ def retrain(
         artifacts={"evaluation": out / "evaluation"},
         tags={SETTING: setting, "data": dataset.name, "spec": recipe.name},
     )
-    _show(found, registry.promote(registry.register(path, run_id, name=model), name=model, tolerance=tolerance, rival=rival), model)
+    number = registry.register(path, run_id, name=model)
+    promotion = registry.promote(number, name=model, tolerance=tolerance, rival=rival)
+
+    Console().print(stage_table(found.metrics))
+    print(f"run {run_id} in {out}: evaluation/report.html, bundle/")
+    print(f"version {number} of '{model}' is the {'champion' if promotion.promoted else 'challenger'}: {promotion.why}")
+    print(f"recsys serve --bundle models:/{model}@champion")
 
 
 def _served(found: Evaluation) -> dict[str, Any]:
-    return dict(found.metrics["stages"][STAGE])
+    """The metrics of the stage that is served, and so the ones that decide."""
+    return dict(found.metrics["stages"]["reranked"])
 
 
 def _digest(dataset: Dataset) -> str:
     return hashlib.sha256(dataset.log.frame.write_csv().encode()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("recsys").setLevel(logging.INFO)
+    try:
+        typer.run(retrain)
+    except RecsysError as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")

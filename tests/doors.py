@@ -1,4 +1,4 @@
-"""A hand-made bundle for the doors' tests: a dozen items; it answers at once and remembers what it was asked."""
+"""Bundles for the doors' tests: a hand-made one that remembers what it was asked, and a small real one."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -7,8 +7,12 @@ from typing import Any
 
 import polars as pl
 
+from recsys import bundle as bundles
 from recsys.bundle import Bundle
+from recsys.data.ingest import Dataset
 from recsys.errors import UnknownItemError, UnknownUserError
+from recsys.settings import Settings
+from recsys.spec import Spec, fit
 from recsys.tables import Catalog, Id, InteractionLog, Queries, Slates, adhoc_query, query_histories
 
 USERS = [7, 3, 11, 5, 2, 13]
@@ -112,3 +116,12 @@ def fake_bundle(folder: Path, recommender: FakeRecommender | None = None, *, mar
     manifest = {"name": "fake", "hash": hashlib.sha256(mark.encode()).hexdigest()}
     bundle: Any = FakeBundle(folder, manifest, recommender or FakeRecommender(), log, catalog)
     return bundle
+
+
+def real_bundle(folder: Path, dataset: Dataset) -> Bundle:
+    """A line without a language model, fitted in a second, written and loaded again."""
+    settings = Settings(cache_dir=folder / "cache", offline=True)
+    sources = [{"kind": "transitions"}, {"kind": "popular"}]
+    spec = Spec.model_validate({"generator": {"kind": "fusion", "sources": sources}, "lm": {"kind": "none"}})
+    fitted = fit(dataset, spec, settings, seed=0)
+    return bundles.load(bundles.write(folder / "bundle", fitted.recommender, dataset, spec=spec), settings)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from doors import ITEMS, USERS, FakeRecommender, fake_bundle
+from doors import ITEMS, USERS, FakeRecommender, fake_bundle, real_bundle
 
 from recsys.batch import COLUMNS, SUCCESS, read_users, run_batch
 from recsys.bundle import Bundle
+from recsys.cli import main
+from recsys.data.ingest import Dataset
 from recsys.errors import DataError, ModelError, SpecError, StorageError, UnknownUserError
 
 
@@ -59,6 +61,17 @@ def test_rerank_users_reranks_the_first_and_says_candidates_for_the_rest(bundle:
     assert served["served_by"].to_list() == [["reranker"]] * 3 + [["candidates"]] * 3
     assert report.reranked == 3
     assert asked(bundle) == [[7, 3], [11], [5], [2, 13]]
+
+
+def test_on_a_real_bundle_shards_and_list_order_change_no_slate(tiny: Dataset, tmp_path: Path) -> None:
+    real = real_bundle(tmp_path, tiny)
+    users = read_users("all", real).ids
+    run_batch(real, users, k=5, out=tmp_path / "whole")
+    run_batch(real, users[::-1], k=5, out=tmp_path / "shards", shard_size=50, rerank_users=30)
+    whole, shards = (rows(tmp_path / name).sort("user_id", "rank") for name in ("whole", "shards"))
+    assert whole.equals(shards)
+    assert whole["user_id"].unique(maintain_order=True).to_list() == users
+    assert whole["reason"].str.len_chars().min() > 0
 
 
 def test_a_rerun_computes_only_the_missing_shards(bundle: Bundle, tmp_path: Path) -> None:
@@ -180,7 +193,7 @@ def test_a_killed_run_leaves_nothing_that_a_reader_or_the_rerun_trips_over(tmp_p
     program = f"""
         import time
         from pathlib import Path
-        from doors import USERS, FakeRecommender, fake_bundle
+        from doors import USERS, FakeRecommender, fake_bundle, real_bundle
         from recsys.batch import run_batch
 
         class Slow(FakeRecommender):
@@ -206,6 +219,41 @@ def test_a_killed_run_leaves_nothing_that_a_reader_or_the_rerun_trips_over(tmp_p
     run_batch(bundle, USERS, k=2, out=out, shard_size=1)
     assert len(asked(bundle)) == len(USERS) - done
     assert pl.read_parquet(out / "*.parquet").height == 2 * len(USERS)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit status of `recsys ARGUMENTS`, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["recsys", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_the_command_says_what_lies_where_and_what_was_left_out(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("recsys.registry.open_bundle", lambda text, settings: bundle)
+    users, out = tmp_path / "users.txt", tmp_path / "out"
+    users.write_text("5\nnobody\n3\n5\n")
+    options = ["batch", "--bundle", "any", "--out", str(out), "--k", "2", "--users", str(users), "--rerank-users", "1"]
+    assert command(monkeypatch, *options) == 1
+    assert "error: " in (err := capsys.readouterr().err)
+    assert "users.txt line 2: user 'nobody'" in err
+    assert not out.exists()
+    assert command(monkeypatch, *options, "--skip-unknown") == 0
+    said = capsys.readouterr().out
+    assert f"2 users (1 reranked), 4 rows, 1 shards: {out}/part-*.parquet" in said
+    assert "1 repeated ids counted once" in said
+    assert "left out, unknown to the log: 'nobody' (line 2)" in said
+
+
+def test_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = fake_bundle(tmp_path / "bundle", FakeRecommender(fail_on=2, failure=KeyboardInterrupt()))
+    monkeypatch.setattr("recsys.registry.open_bundle", lambda text, settings: broken)
+    assert command(monkeypatch, "batch", "--bundle", "any", "--out", str(tmp_path / "out"), "--k", "2") == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
 
 
 def test_users_all_are_the_logs_users(bundle: Bundle) -> None:

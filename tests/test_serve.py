@@ -14,11 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
-from doors import ITEMS, USERS, FakeRecommender, fake_bundle
+from doors import ITEMS, USERS, FakeRecommender, fake_bundle, real_bundle
 from starlette.testclient import TestClient
 
 from recsys.bundle import Bundle
+from recsys.cli import main
+from recsys.data.ingest import Dataset
 from recsys.errors import ModelError, SpecError
 from recsys.serve.app import MAX_BODY, claim_port, create_app
 from recsys.serve.rank import MAX_HISTORY
@@ -50,6 +53,39 @@ def test_a_batch_over_everybody_equals_the_single_requests(bundle: Bundle, clien
     for (user,), rows in batch.group_by("query_id"):
         items = client.post("/v1/rank", json={"user_id": user, "k": 5}).json()["items"]
         assert [item["item_id"] for item in items] == rows.sort("rank")["item_id"].to_list()
+
+
+@pytest.fixture(scope="module")
+def real(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return real_bundle(tmp_path_factory.mktemp("serve"), tiny)
+
+
+def test_on_a_real_bundle_a_request_is_a_batch_of_one(real: Bundle) -> None:
+    users = real.log.frame["user_id"].unique().sort().to_list()
+    batch = real.recommender.recommend(real.queries(users), 5).frame
+    columns = ["item_id", "rank", "score", "reason", "served_by"]
+    with TestClient(create_app(real)) as client:
+        for user in [*users[:8], str(users[8])]:
+            items = client.post("/v1/rank", json={"user_id": user, "k": 5}).json()["items"]
+            expected = batch.filter(pl.col("query_id").cast(pl.String) == str(user)).sort("rank")
+            assert [[item[name] for name in columns] for item in items] == [
+                list(row) for row in expected.select(columns).iter_rows()
+            ]
+
+
+def test_on_a_real_bundle_bad_ids_are_named_and_a_visitor_is_served(real: Bundle) -> None:
+    known = real.catalog.frame["item_id"][0]
+    with TestClient(create_app(real)) as client:
+        for user in (10**9, "nobody", "", "1 ", "ü", -1):
+            answer = client.post("/v1/rank", json={"user_id": user})
+            assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (404, ["body", "user_id"])
+            assert str(real.path) not in answer.text
+        answer = client.post("/v1/rank", json={"history": [known, "no such item"]})
+        assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["body", "history"])
+        for history in ([], [known], [known, known]):
+            items = client.post("/v1/rank", json={"history": history, "k": 3}).json()["items"]
+            assert len(items) == 3
+            assert known not in {item["item_id"] for item in items} or not history
 
 
 def test_the_answer_for_a_history_leaves_the_history_out_and_carries_titles(client: TestClient) -> None:
@@ -272,6 +308,20 @@ def test_a_port_in_use_is_one_line_that_says_so() -> None:
             claim_port("127.0.0.1", port),
         ):
             pass
+
+
+def test_the_command_notices_a_taken_port_before_it_loads_anything(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(sys, "argv", ["recsys", "serve", "--bundle", "nowhere", "--port", str(port)])
+        with pytest.raises(SystemExit, match="1"):
+            main()
+    err = capsys.readouterr().err
+    assert err == f"error: --host 127.0.0.1 --port {port}: Address already in use; choose another\n"
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70000), ("127.0.0.1", -1), ("203.0.113.1", 8000)])

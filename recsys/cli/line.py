@@ -90,7 +90,7 @@ def evaluate(
         f"metrics : {out / 'metrics.json'}\nper query: {out / 'per_query.parquet'}\nslates  : {out / 'slates.parquet'}"
     )
     if report:
-        from recsys.cli.pages import report_data
+        from recsys.report.assemble import report_data
 
         write_report(out / "report.html", report_data(found, dataset))
         console.print(f"report  : {out / 'report.html'}")

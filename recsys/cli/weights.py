@@ -16,10 +16,8 @@ def fetch(
     """Fetch weights into the cache, check their hash, and say where they lie."""
     from rich import print as show
 
-    from recsys.lm.weights import DEFAULTS, resolve
+    from recsys.lm.weights import fetch as fetch_weights
     from recsys.settings import Settings
 
-    settings = Settings()
-    for name in names or list(DEFAULTS):
-        found = resolve(name, settings, fetch=True)
-        show(f"{name}: {found.path} ({found.licence}, sha256 {found.sha256[:12]}…, from {found.source})")
+    for found in fetch_weights(names, Settings()):
+        show(f"{found.model_id}: {found.path} ({found.licence}, from {found.source})")

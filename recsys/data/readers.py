@@ -9,7 +9,8 @@ from typing import Literal, get_args
 
 import polars as pl
 
-from recsys.data.source import INTERACTIONS, PublicColumn, RawTable, Source, open_folder
+from recsys.data.catalog import PROSE
+from recsys.data.source import FORMATS, INTERACTIONS, PublicColumn, RawTable, Source, open_folder
 from recsys.errors import DataError, SpecError
 
 Format = Literal["auto", "dataset", "movielens", "recbole", "csv", "parquet", "jsonl"]
@@ -32,7 +33,11 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 LOG_FILES = ("interactions", "ratings", "events", "log", "reviews", "purchases", "clicks")
 ITEM_FILES = ("items", "movies", "products", "books", "articles", "catalog", "catalogue", "meta", "metadata")
-SUFFIXES = {"csv": (".csv", ".tsv"), "parquet": (".parquet",), "jsonl": (".jsonl", ".ndjson")}
+SUFFIXES: dict[Format, tuple[str, ...]] = {
+    "csv": (".csv", ".tsv"),
+    "parquet": (".parquet",),
+    "jsonl": (".jsonl", ".ndjson"),
+}
 # u.genre of ml-100k, in the order of the flags in u.item; the first ("unknown") says nothing
 ML100K_GENRES = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
@@ -54,10 +59,16 @@ def read_foreign(src: Path, form: Format, mapping: Mapped, items: Path | None = 
     if not src.exists():
         raise DataError(f"{src}: no such file or folder")
     form = detect(src, items) if form == "auto" else form
-    if form == "dataset":
+    if form == "dataset" and (src / "dataset.toml").exists():
+        if mapping:
+            raise SpecError(f"--map: {src / 'dataset.toml'} maps the names already; change it there")
         return open_folder(src)
+    if form == "dataset":
+        return _generic(src, FORMATS, mapping, items)
     if form == "movielens":
-        return _movielens(src, mapping)
+        if mapping:
+            raise SpecError("--map: MovieLens files have fixed names, there is nothing to map")
+        return _movielens(src)
     if form == "recbole":
         return _recbole(src, mapping)
     return _generic(src, SUFFIXES[form], mapping, items)
@@ -66,29 +77,31 @@ def read_foreign(src: Path, form: Format, mapping: Mapped, items: Path | None = 
 def detect(src: Path, items: Path | None = None) -> Format:
     """Tell a format by the files that are there. Errors: `DataError` naming what would be recognised."""
     names = {f.name for f in src.iterdir()} if src.is_dir() else {src.name}
-    if (
-        {"u.data", "u.item"} <= names
-        or {"ratings.dat", "movies.dat"} <= names
-        or {"ratings.csv", "movies.csv"} <= names
-    ):
+    if {"u.data", "u.item"} <= names or {"ratings.dat", "movies.dat"} <= names or _is_movielens_csv(src, names):
         return "movielens"
     if any(name.endswith(".inter") for name in names):
         return "recbole"
-    if items is None and any(
-        {f"interactions{a}", f"items{b}"} <= names for a in (".parquet", ".csv") for b in (".parquet", ".csv")
-    ):
+    logs, catalogs = ({f"{stem}{suffix}" for suffix in FORMATS} for stem in ("interactions", "items"))
+    if items is None and names & logs and names & catalogs:
         return "dataset"
     stems = LOG_FILES if src.is_dir() else (src.stem,)
     for form, suffixes in SUFFIXES.items():
         if names & {f"{stem}{suffix}" for stem in stems for suffix in suffixes}:
-            return form  # type: ignore[return-value]  # the keys of SUFFIXES are formats
+            return form
     raise DataError(
         f"{src}: no known format; looked for MovieLens (u.data, ratings.dat, ratings.csv with movies.csv), RecBole "
         f"(*.inter), and {', '.join(LOG_FILES)} as .csv, .tsv, .parquet or .jsonl"
     )
 
 
-def _movielens(src: Path, mapping: Mapped) -> Source:
+def _is_movielens_csv(src: Path, names: set[str]) -> bool:
+    if not {"ratings.csv", "movies.csv"} <= names:
+        return False
+    with (src / "ratings.csv").open("rb") as file:
+        return file.readline(1_000).strip() == b"userId,movieId,rating,timestamp"
+
+
+def _movielens(src: Path) -> Source:
     names = {f.name for f in src.iterdir()} if src.is_dir() else set()
     if "u.data" in names:
         log = _split_lines(src / "u.data", "\t", ["user_id", "item_id", "rating", "timestamp"])
@@ -97,7 +110,7 @@ def _movielens(src: Path, mapping: Mapped) -> Source:
         log = _split_lines(src / "ratings.dat", "::", ["user_id", "item_id", "rating", "timestamp"])
         items = _split_lines(src / "movies.dat", "::", ["item_id", "title", "genres"])
     elif "ratings.csv" in names:
-        log, items = (_named(_scan(src / name), mapping) for name in ("ratings.csv", "movies.csv"))
+        log, items = (_named(_scan(src / name), {}) for name in ("ratings.csv", "movies.csv"))
     else:
         raise DataError(f"{src}: holds no u.data, ratings.dat or ratings.csv of MovieLens")
     if "title" in items.schema():
@@ -125,22 +138,17 @@ def _recbole(src: Path, mapping: Mapped) -> Source:
     item_file = logs[0].with_suffix(".item")
     if not item_file.is_file():
         raise DataError(f"{item_file}: no such file; items with titles are needed")
-    tables, lists = [], {}
-    for path in (logs[0], item_file):
-        table = _scan(path, separator="\t", quote=False)
-        types = dict(column.partition(":")[::2] for column in table.schema())
-        plain = dataclasses.replace(table, frame=table.frame.rename(lambda c: c.partition(":")[0]))
-        named = _named(plain, mapping)
-        for column in named.schema():
-            if types.get(column, "").endswith("_seq") and column != "title":
-                lists[column] = " "
-        if path is item_file and "genres" not in named.schema():
-            genre = next((c for c in ("genre", "class") if c in named.schema()), None)
-            if genre:
-                named = dataclasses.replace(named, frame=named.frame.rename({genre: "genres"}))
-                lists["genres"] = lists.pop(genre, " ")
-        tables.append(named)
-    return Source(logs[0].stem, tables[0], tables[1], lists)
+    raw = [_scan(path, separator="\t", quote=False) for path in (logs[0], item_file)]
+    plain = [dataclasses.replace(t, frame=t.frame.rename(lambda c: c.partition(":")[0])) for t in raw]
+    _all_found(mapping, plain)
+    log, items = (_named(table, mapping) for table in plain)
+    types = dict(column.partition(":")[::2] for column in raw[1].schema())
+    lists = [c for c in items.schema() if types.get(c, "").endswith("_seq") and c != "title" and c not in PROSE]
+    genre = next((c for c in ("genre", "class") if c in items.schema() and "genres" not in items.schema()), None)
+    if genre is not None:
+        items = dataclasses.replace(items, frame=items.frame.rename({genre: "genres"}))
+        lists = ["genres" if c == genre else c for c in lists]
+    return Source(logs[0].stem, log, items, dict.fromkeys(lists, " "))
 
 
 def _generic(src: Path, suffixes: Iterable[str], mapping: Mapped, items: Path | None) -> Source:
@@ -151,10 +159,22 @@ def _generic(src: Path, suffixes: Iterable[str], mapping: Mapped, items: Path | 
         log_file = src
     if items is None:
         raise DataError(f"{src}: is only the interactions; name the file of items with --items")
-    log, catalog = _named(_scan(log_file), mapping), _named(_scan(items), mapping, is_items=True)
+    raw = [_scan(log_file), _scan(items)]
+    _all_found(mapping, raw)
+    log, catalog = _named(raw[0], mapping), _named(raw[1], mapping, is_items=True)
     surplus = [c for c in log.schema() if c not in INTERACTIONS]
     notes = [f"ignored columns of {log.file}: {', '.join(surplus)}"] if surplus else []
     return Source((src if src.is_dir() else src.parent).resolve().name, log, catalog, {}, notes=tuple(notes))
+
+
+def _all_found(mapping: Mapped, tables: Sequence[RawTable]) -> None:
+    here = {column for table in tables for column in table.schema()}
+    for public, theirs in mapping.items():
+        if not here & set(theirs):
+            files = " and ".join(table.file for table in tables)
+            raise SpecError(
+                f"--map {public}={theirs[0]}: {files} have no such column (found: {', '.join(sorted(here))})"
+            )
 
 
 def _only(folder: Path, stems: Iterable[str], suffixes: Iterable[str]) -> Path:

@@ -103,7 +103,7 @@ def open_folder(folder: Path) -> Source:
     """
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
         raise DataError(
-            f"{folder}: no such folder, or no permission to read it; a dataset is a folder with interactions and items files"
+            f"{folder}: no such folder, or no permission to read it; a dataset is a folder of interactions and items"
         )
     meta = read_toml(folder)
     interactions, items = (_renamed(open_table(_find(folder, stem)), meta) for stem in ("interactions", "items"))

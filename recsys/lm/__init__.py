@@ -8,8 +8,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.errors import SpecError
+from recsys.lm.device import Dtype
 from recsys.lm.encoder import LocalEncoder
-from recsys.lm.local import Dtype, LocalLM
+from recsys.lm.local import LocalLM
 from recsys.lm.remote import RemoteLM
 from recsys.lm.weights import resolve
 from recsys.protocols import LanguageModel

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from recsys.errors import ModelError, WeightsError
-from recsys.lm.local import pick_device
+from recsys.lm.device import first_line, pick_device, quiet_loading
 from recsys.lm.weights import Weights
 from recsys.protocols import Floats
 from recsys.settings import Settings
@@ -48,15 +48,17 @@ class LocalEncoder:
             raise WeightsError(f"{weights.path}/1_Pooling/config.json: only mean pooling is supported")
         device = pick_device(settings.device)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(weights.path, local_files_only=True)
-            model = AutoModel.from_pretrained(
-                weights.path, dtype=torch.float32, local_files_only=True, use_safetensors=True
-            )
+            with quiet_loading():
+                tokenizer = AutoTokenizer.from_pretrained(weights.path, local_files_only=True)
+                model = AutoModel.from_pretrained(
+                    weights.path, dtype=torch.float32, local_files_only=True, use_safetensors=True
+                )
         except Exception as error:  # transformers raises many kinds; whatever it is, the folder is what is wrong
-            reason = str(error).strip().splitlines()[0]
-            raise WeightsError(f"{weights.path}: is not a text encoder that can be loaded: {reason}") from error
+            raise WeightsError(
+                f"{weights.path}: is not a text encoder that can be loaded: {first_line(error)}"
+            ) from error
         limit = _json(weights, "sentence_bert_config.json").get("max_seq_length")
-        longest = int(limit or getattr(model.config, "max_position_embeddings", 512))
+        longest = int(limit) if limit else int(model.config.max_position_embeddings)
         return cls(model.eval().requires_grad_(False).to(device), tokenizer, weights.short_id, longest)
 
     def embed(self, texts: Sequence[str]) -> Floats:
@@ -76,7 +78,7 @@ class LocalEncoder:
                     with torch.inference_mode():
                         vectors[batch] = self._embed_batch([coded[i] for i in batch])
                 except (RuntimeError, IndexError) as error:
-                    raise ModelError(f"{self.model_id}: {str(error).splitlines()[0]}") from error
+                    raise ModelError(f"{self.model_id}: {first_line(error)}") from error
                 bar.update(len(batch))
         return vectors
 

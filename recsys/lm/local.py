@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from recsys.errors import ModelError, SpecError, WeightsError
+from recsys.errors import ModelError, WeightsError
+from recsys.lm.device import Dtype, auto_dtype, first_line, pick_device, quiet_loading
 from recsys.lm.packing import chunks, layout
 from recsys.lm.weights import Weights
 from recsys.protocols import Score
@@ -23,7 +24,6 @@ from recsys.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _CONTENT = "@@content@@"
 _LOGIT_ROWS = 64  # positions whose log-probabilities over the vocabulary are in memory at once
@@ -63,14 +63,15 @@ class LocalLM:
 
         torch.set_num_threads(settings.threads)
         device = pick_device(settings.device)
-        chosen = _auto_dtype(device) if dtype == "auto" else dtype
+        chosen = auto_dtype(device) if dtype == "auto" else dtype
         try:
-            tokenizer = AutoTokenizer.from_pretrained(weights.path, local_files_only=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                weights.path, dtype=getattr(torch, chosen), local_files_only=True, use_safetensors=True
-            )
+            with quiet_loading():
+                tokenizer = AutoTokenizer.from_pretrained(weights.path, local_files_only=True)
+                model = AutoModelForCausalLM.from_pretrained(
+                    weights.path, dtype=getattr(torch, chosen), local_files_only=True, use_safetensors=True
+                )
         except Exception as error:  # transformers raises many kinds; whatever it is, the folder is what is wrong
-            raise WeightsError(f"{weights.path}: is not a causal LM that can be loaded: {_line(error)}") from error
+            raise WeightsError(f"{weights.path}: is not a causal LM that can be loaded: {first_line(error)}") from error
         model = model.eval().requires_grad_(False).to(device)
         context = int(getattr(model.config, "max_position_embeddings", 2048))
         return cls(model, tokenizer, f"{weights.short_id}:{_SHORT[chosen]}", context, _start(tokenizer))
@@ -230,33 +231,6 @@ class LocalLM:
         ).logits[0]
 
 
-def pick_device(name: str) -> str:
-    """The torch device that a setting means; "auto" is CUDA, then Apple's MPS, then the CPU.
-
-    Errors: `SpecError` for a name that torch does not know or a device that is not there.
-    """
-    import torch
-
-    if name == "auto":
-        fallback = "mps" if torch.backends.mps.is_available() else "cpu"
-        return "cuda" if torch.cuda.is_available() else fallback
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise SpecError(f"device '{name}' cannot be used here ({_line(error)}): set RECSYS_DEVICE=auto") from error
-    return name
-
-
-def _auto_dtype(device: str) -> Dtype:
-    """bf16 where it is computed natively: on a CPU without it, emulation is slower than fp32."""
-    import torch
-
-    if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    native = device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bfloat16" if native else "float32"
-
-
 def _start(tokenizer: Any) -> tuple[int, ...]:
     """What stands before text in the model's training: its BOS where the tokenizer adds one, else a document break."""
     added = list(tokenizer("").input_ids)
@@ -283,8 +257,4 @@ def _model_errors(model_id: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise ModelError(f"{model_id}: {_line(error)}") from error
-
-
-def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise ModelError(f"{model_id}: {first_line(error)}") from error

@@ -1,8 +1,9 @@
 """Is a text that a model wrote about a user true to the evidence? A small, strict reader: when in doubt it rejects.
 
 It knows the catalog's names. Every attribute value or title of the catalog that the text names must be in the
-evidence, on the side (liked or disliked) on which the text puts it; so must every number. The text must speak to "you",
-be of a sensible length, and not repeat its instructions.
+evidence, on the side (liked or disliked) on which the text puts it; so must every number. Every sentence must name
+something of the evidence, for what names nothing cannot be checked. The text must speak to "you", be of a sensible
+length, and repeat neither itself nor its instructions.
 """
 
 import re
@@ -17,10 +18,13 @@ from recsys.profiles.words import TITLE_LIMIT, one_line, value_name
 
 MIN_WORDS, MAX_WORDS = 12, 120
 _LONGEST_NAME = 8  # words of a title or value that are looked up
-_ECHO = 7  # consecutive words of the instructions that make an echo
+_ECHO = 7  # consecutive words that make an echo of the instructions, or a repetition
+_ENOUGH = 3  # things of the evidence that a text must name (all of them where there are fewer)
+_MARK = "\u25a1"  # stands for a title of the evidence while the rest is read
 _TOKEN = re.compile(r"[^\W_]+(?:['’.\-&][^\W_]+)*")
 _QUOTED = re.compile(r'["“]([^"“”]*)["”]')
-_CLAUSE = re.compile(r"(?<=[.!?;])\s+|,?\s+\b(?:but|although|though|while|whereas|yet|however)\b")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_CLAUSE = re.compile(r"[;:]\s+|,?\s+\b(?:but|although|though|while|whereas|yet|however)\b")
 _OTHERS = re.compile(
     r"\b(I|I'm|I've|[Mm]e|[Mm]y|[Mm]ine|[Hh]e|[Ss]he|[Hh]is|[Hh]er|[Hh]im|[Tt]he (user|reader|person))\b"
 )
@@ -57,8 +61,7 @@ class Checker:
         titles = {_YEAR.sub("", one_line(t, TITLE_LIMIT)) for t in known.titles}
         given = _words(instructions.casefold())
         said = _words(" ".join(p for kind in phrases.kinds.values() for p in kind).casefold())
-        runs = {tuple(given[i : i + _ECHO]) for i in range(len(given) - _ECHO + 1)}
-        return cls(dict(values), frozenset(titles), frozenset((*given, *said)), frozenset(runs))
+        return cls(dict(values), frozenset(titles), frozenset((*given, *said)), frozenset(_runs(given)))
 
     def fault(self, text: str, evidence: Evidence) -> str | None:
         """Why the text may not be shown, in a word or two and the name at fault; None where nothing is wrong."""
@@ -70,29 +73,49 @@ class Checker:
         bare, foreign = _without_titles(text, evidence)
         if foreign:
             return f"title: {foreign}"
-        spoken = _words(bare.casefold())
-        if any(tuple(spoken[i : i + _ECHO]) in self.echoes for i in range(len(spoken) - _ECHO + 1)):
+        runs = _runs(_words(bare.casefold()))
+        if len(set(runs)) < len(runs) or not self.echoes.isdisjoint(runs):
             return "echo"
         if not _YOU.search(bare) or _OTHERS.search(bare):
             return "person"
-        return self._named(bare, evidence)
+        return self._unsupported(bare, evidence)
 
-    def _named(self, bare: str, evidence: Evidence) -> str | None:
+    def _unsupported(self, bare: str, evidence: Evidence) -> str | None:
         liked = _pairs((*evidence.tastes, *evidence.eras, *evidence.common, *evidence.recent))
         low = _pairs(evidence.dislikes)
         numbers = _numbers(evidence)
-        for clause in _CLAUSE.split(bare):
-            allowed = low if _NEGATIVE.search(clause) else liked
-            tokens = _words(clause)
-            at = 0
-            while at < len(tokens):
-                size, name = self._name_at(tokens, at)
-                if name is not None and not (self.values.get(name.casefold(), set()) & allowed):
-                    return f"{'value' if name.casefold() in self.values else 'title'}: {name}"
-                if name is None and tokens[at].isdecimal() and tokens[at] not in numbers:
-                    return f"number: {tokens[at]}"
-                at += size
-        return None
+        named: list[str] = [_MARK] * bare.count(_MARK)
+        for sentence in _SENTENCE.split(bare):
+            before = len(named) - sentence.count(_MARK)
+            for clause in _CLAUSE.split(sentence):
+                found, fault = self._read(clause, low if _NEGATIVE.search(clause) else liked, numbers)
+                if fault is not None:
+                    return fault
+                named += found
+            if len(named) == before:
+                return f"nothing named: {sentence}"
+        there = len(liked | low) + len({i.item_id for i in (*evidence.anchors, *evidence.latest)})
+        titles = named.count(_MARK)
+        enough = len({n for n in named if n != _MARK}) + titles >= min(_ENOUGH, there)
+        return None if enough else "too little named"
+
+    def _read(self, clause: str, allowed: set[tuple[str, str]], numbers: set[str]) -> tuple[list[str], str | None]:
+        """What a clause names that is allowed there, and the first thing that is not."""
+        tokens = _words(clause)
+        found: list[str] = []
+        at = 0
+        while at < len(tokens):
+            size, name = self._name_at(tokens, at)
+            if name is not None:
+                if not self.values.get(name.casefold(), set()) & allowed:
+                    return found, f"{'value' if name.casefold() in self.values else 'title'}: {name}"
+                found.append(name.casefold())
+            elif digits := re.findall(r"\d+", tokens[at]):
+                if not set(digits) <= numbers:
+                    return found, f"number: {tokens[at]}"
+                found.append(tokens[at])
+            at += size
+        return found, None
 
     def _name_at(self, tokens: list[str], at: int) -> tuple[int, str | None]:
         """The longest catalog name that starts there, and its number of words; (1, None) where there is none.
@@ -113,6 +136,10 @@ def _words(text: str) -> list[str]:
     return _TOKEN.findall(text)
 
 
+def _runs(words: list[str]) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + _ECHO]) for i in range(len(words) - _ECHO + 1)]
+
+
 def _forms(attribute: str, value: str) -> set[str]:
     """The ways in which a value may be written, casefolded: with and without plural, decades short and long."""
     base = {" ".join(_words(text)).casefold() for text in (value, value_name(attribute, value))}
@@ -127,7 +154,7 @@ def _forms(attribute: str, value: str) -> set[str]:
 
 
 def _without_titles(text: str, evidence: Evidence) -> tuple[str, str]:
-    """The text with the evidence's titles taken out, and the first quoted name that is not one of them."""
+    """The text with a mark for each of the evidence's titles, and the first quoted name that is not one of them."""
     own = {i.title for i in (*evidence.anchors, *evidence.latest)}
     names = {_YEAR.sub("", title) for title in own} | own
     folded = {re.sub('["“”„«»]', "'", name).casefold() for name in names}
@@ -135,9 +162,9 @@ def _without_titles(text: str, evidence: Evidence) -> tuple[str, str]:
         name = quote.strip().rstrip(".,;").casefold()
         if name not in folded and name.removesuffix("…") not in folded:
             return text, quote
-    bare = _QUOTED.sub(" ", text)
+    bare = _QUOTED.sub(f" {_MARK} ", text)
     for name in sorted(names, key=lambda n: (-len(n), n)):
-        bare = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", " ", bare)
+        bare = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", f" {_MARK} ", bare)
     return bare, ""
 
 

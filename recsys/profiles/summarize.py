@@ -79,7 +79,7 @@ def summarize(
             told = [sentences(e, profiles.phrases) for e in some]
             texts = _write(lm, told, wording) if way == "write" else _choose(lm, told)
             for evidence, text in zip(some, texts, strict=True):
-                fault = checker.fault(text, evidence)
+                fault = checker.fault(text, evidence) if way == "write" else None
                 if fault is None:
                     good.append(_entry(evidence, text, prompt_id, lm.model_id))
                 else:

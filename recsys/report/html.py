@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from recsys.data.files import atomic_file
 from recsys.report import plots, words
 from recsys.report.data import ReportData, SourceRow
-
-LONGEST = 240
 
 
 def write_report(out: Path, data: ReportData) -> Path:
@@ -41,39 +41,37 @@ def render_report(data: ReportData) -> str:
         "p_value": words.p_value,
         "rank": words.rank,
         "stage": words.stage_name,
-        "short": short,
+        "short": words.short,
     }
-    body = data.metrics
+    finding = words.reranker_finding(data.metrics)
+    body, per_query = data.metrics, data.per_query
+    if finding.direction == "absent":
+        stages = {name: found for name, found in body["stages"].items() if name != "reranked"}
+        body, per_query = {**body, "stages": stages, "lift": {}}, per_query.drop("reranked", strict=False)
     return environment.get_template("report.html.j2").render(
         data=data,
         body=body,
-        finding=words.reranker_finding(body),
+        finding=finding,
         measured=words.measured(body.get("data", {}), data.dataset, str(body["split"]), len(data.per_query)),
-        summary=list(_summary(data)),
+        summary=list(_summary(body, per_query)),
         metrics={
             name: label for name, label in words.METRICS.items() if any(name in s for s in body["stages"].values())
         },
         lift=body.get("lift", {}),
         compared=words.compared,
         fusion_words=_fusion_words(data.sources),
-        plots=plots.all_plots(body, data.per_query, data.activity),
+        plots=plots.all_plots(body, per_query, data.activity),
         counts={_label(k): _value(v) for k, v in body.get("data", {}).items() if not isinstance(v, list | dict)},
         spent=dict(_spent(body)),
     )
 
 
-def short(text: str, length: int = LONGEST) -> str:
-    """Text on one line, cut at `length` characters with an ellipsis."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
-
-
-def _summary(data: ReportData) -> Iterator[str]:
-    stages = data.metrics["stages"]
-    if len(data.per_query) and {"candidates", "popular"} <= set(stages) & set(data.per_query.columns):
-        yield words.candidates_finding(data.per_query)
+def _summary(body: Mapping[str, Any], per_query: pl.DataFrame) -> Iterator[str]:
+    stages = set(body["stages"])
+    if len(per_query) and {"candidates", "popular"} <= stages & set(per_query.columns):
+        yield words.candidates_finding(per_query)
     if "candidates" in stages:
-        yield words.in_plain_terms(data.metrics)
+        yield words.in_plain_terms(body)
 
 
 def _fusion_words(sources: Sequence[SourceRow]) -> str:

@@ -1,15 +1,6 @@
-"""The report's plots as inline SVG: theme-aware, readable by a screen reader, the same bytes for the same data.
+"""The report's plots: what each shows, its caption, and the text that stands for it."""
 
-Matplotlib draws in placeholder colours, which are then replaced by the page's CSS variables; so one drawing serves
-the light and the dark scheme. Text stays text, in the page's font.
-"""
-
-import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 from typing import Any
 
@@ -19,71 +10,15 @@ import polars as pl
 
 from recsys import metrics
 from recsys.report import words
+from recsys.report.svg import ACCENT, SERIES, SOFT, Plot, figure, to_svg
 
-# Placeholder colour in the drawing -> CSS variable on the page.
-INK, SOFT, GRID, ACCENT = "#010203", "#010204", "#010205", "#010206"
-SERIES = ("#010207", "#010208", "#010209")
 MARKERS = ("s", "o", "D")
 LINES = ("-", "-", (0, (4, 2)))
-VARIABLES = {
-    **{INK: "ink", SOFT: "soft", GRID: "grid", ACCENT: "accent"},
-    **{colour: f"series-{i}" for i, colour in enumerate(SERIES)},
-}
-WIDTH = 4.9
 BUCKETS = 4
 DEPTH = 100
+LONGEST_STEP = 32
 # Smallest movement of each class, in places; the same downwards.
 MOVES = (1, 4, 11, 21, 51)
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A drawing with its title, its caption, and the text that stands for it where it can't be seen."""
-
-    key: str
-    title: str
-    caption: str
-    alt: str
-    svg: str
-
-
-@contextmanager
-def _figure(height: float, **subplots: Any) -> Iterator[tuple[Any, Any]]:
-    """A figure outside pyplot's global state, drawn under the report's own settings."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    style = {
-        **{"font.size": 10, "legend.fontsize": 10, "text.parse_math": False},
-        **{"text.color": INK, "axes.labelcolor": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK},
-        **{"axes.edgecolor": GRID, "xtick.color": GRID, "ytick.color": GRID, "grid.color": GRID},
-        **{"axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "ytick.major.size": 0},
-        **{"axes.axisbelow": True, "grid.linewidth": 0.7, "legend.frameon": False, "axes.unicode_minus": True},
-        **{"svg.fonttype": "none", "svg.hashsalt": "recsys", "lines.markersize": 5.5, "lines.linewidth": 1.8},
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        yield figure, figure.subplots(**subplots)
-
-
-def _svg(figure: Any, key: str, title: str, alt: str) -> str:
-    """The figure as an <svg> element: own id space, CSS colours, title and description, nothing from outside."""
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = re.sub(r"<!--.*?-->\s*", "", buffer.getvalue(), flags=re.DOTALL)
-    body = text[text.index(">", text.index("<svg ")) + 1 :]
-    box = re.search(r'viewBox="([^"]+)"', text)
-    body = re.sub(r'\bid="', f'id="{key}-', body)
-    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{key}-", body)
-    for colour, name in VARIABLES.items():
-        body = body.replace(colour, f"var(--{name})")
-    head = (
-        f'<svg viewBox="{box.group(1) if box else ""}" role="img" aria-labelledby="{key}-title {key}-alt" '
-        'xmlns:xlink="http://www.w3.org/1999/xlink">'
-        f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-alt">{escape(alt)}</desc>'
-    )
-    return head + body.strip()
 
 
 def all_plots(body: Mapping[str, Any], per_query: pl.DataFrame, activity: pl.DataFrame) -> list[Plot]:
@@ -104,21 +39,21 @@ def all_plots(body: Mapping[str, Any], per_query: pl.DataFrame, activity: pl.Dat
 def quality(stages: Mapping[str, Mapping[str, Any]]) -> Plot | None:
     """Each metric with its interval, a marker per stage."""
     groups = [["ndcg@10", "recall@10", "mrr@10"], ["recall@50", "recall@100"]]
-    drawn = [[name for name in group if any(name in s for s in stages.values())] for group in groups]
-    drawn = [group for group in drawn if group]
-    if not drawn:
+    shown = [[name for name in group if any(name in s for s in stages.values())] for group in groups]
+    shown = [group for group in shown if group]
+    if not shown:
         return None
     title = "Quality by stage"
     step = 0.24
-    with _figure(3.9, nrows=len(drawn), squeeze=False, height_ratios=[len(g) for g in drawn]) as (figure, axes):
-        for axis, group in zip(axes[:, 0], drawn, strict=True):
+    with figure(3.9, nrows=len(shown), squeeze=False, height_ratios=[len(g) for g in shown]) as (drawn, axes):
+        for axis, group in zip(axes[:, 0], shown, strict=True):
             for i, (stage, found) in enumerate(stages.items()):
-                shown = [(row, name) for row, name in enumerate(group) if name in found]
-                centre = [found[name] for _, name in shown]
-                bounds = [found["ci95"][name] for _, name in shown]
+                there = [(row, name) for row, name in enumerate(group) if name in found]
+                centre = [found[name] for _, name in there]
+                bounds = [found["ci95"][name] for _, name in there]
                 axis.errorbar(
                     centre,
-                    [row + (i - (len(stages) - 1) / 2) * step for row, _ in shown],
+                    [row + (i - (len(stages) - 1) / 2) * step for row, _ in there],
                     xerr=_errors(centre, bounds),
                     fmt=MARKERS[_look(stage, i)],
                     color=SERIES[_look(stage, i)],
@@ -131,11 +66,11 @@ def quality(stages: Mapping[str, Mapping[str, Any]]) -> Plot | None:
             axis.set_xlim(left=0)
             axis.grid(axis="x")
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.4)
+        drawn.legend(handles, labels, loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.4)
         alt = "; ".join(
             f"{words.METRICS[name][0]}: "
             + ", ".join(f"{words.stage_name(s)} {words.number(f[name], 3)}" for s, f in stages.items() if name in f)
-            for group in drawn
+            for group in shown
             for name in group
         )
         return Plot(
@@ -144,7 +79,7 @@ def quality(stages: Mapping[str, Mapping[str, Any]]) -> Plot | None:
             "Means over users; bars are 95% intervals. Stages are judged on the same users, so compare two of them by "
             "the interval of their difference, not by whether these bars overlap.",
             alt,
-            _svg(figure, "quality", title, alt),
+            to_svg(drawn, "quality", title, alt),
         )
 
 
@@ -155,7 +90,7 @@ def recall_curve(per_query: pl.DataFrame, stages: Sequence[str]) -> Plot | None:
         return None
     title = "Recall by list length"
     ks = np.arange(1, DEPTH + 1)
-    with _figure(3.1) as (figure, axis):
+    with figure(3.1) as (drawn, axis):
         ends = []
         for i, stage in enumerate(stages):
             shares = [float(metrics.recall(per_query[stage], int(k)).mean()) for k in ks]
@@ -180,7 +115,7 @@ def recall_curve(per_query: pl.DataFrame, stages: Sequence[str]) -> Plot | None:
         alt = "; ".join(ends)
         caption = "Share of users whose hidden item is among the first k. A reranker can only reorder: where its list "
         caption += "holds all candidates, its curve ends where theirs does."
-        return Plot("recall", title, caption, alt, _svg(figure, "recall", title, alt))
+        return Plot("recall", title, caption, alt, to_svg(drawn, "recall", title, alt))
 
 
 def activity_lift(per_query: pl.DataFrame, activity: pl.DataFrame) -> Plot | None:
@@ -196,7 +131,7 @@ def activity_lift(per_query: pl.DataFrame, activity: pl.DataFrame) -> Plot | Non
         metrics.paired(metrics.ndcg(b["reranked"], 10), metrics.ndcg(b["candidates"], 10), seed=0) for b in buckets
     ]
     names = [_range_name(b["events"]) for b in buckets]
-    with _figure(2.9) as (figure, axis):
+    with figure(2.9) as (drawn, axis):
         centre = [f.delta for f in found]
         axis.axvline(0, color=SOFT, linewidth=1)
         axis.errorbar(
@@ -223,7 +158,7 @@ def activity_lift(per_query: pl.DataFrame, activity: pl.DataFrame) -> Plot | Non
             "Users in equal groups by the length of their history; 95% intervals, not corrected for looking at "
             f"{len(found)} groups."
         )
-        return Plot("activity", title, caption, alt, _svg(figure, "activity", title, alt))
+        return Plot("activity", title, caption, alt, to_svg(drawn, "activity", title, alt))
 
 
 def rank_changes(per_query: pl.DataFrame) -> Plot | None:
@@ -237,7 +172,7 @@ def rank_changes(per_query: pl.DataFrame) -> Plot | None:
     moved = (both["candidates"] - both["reranked"]).to_numpy()
     counts, names = _move_counts(moved), _move_names()
     up, down = int((moved > 0).sum()), int((moved < 0).sum())
-    with _figure(3.6) as (figure, axis):
+    with figure(3.6) as (drawn, axis):
         colours = [SERIES[0] if i == len(MOVES) else ACCENT for i in range(len(counts))]
         bars = axis.barh(range(len(counts)), counts, color=colours, height=0.72)
         axis.bar_label(bars, [f"{count:,}" for count in counts], padding=4)
@@ -252,16 +187,16 @@ def rank_changes(per_query: pl.DataFrame) -> Plot | None:
             f"Places in the list, for the {len(both):,} of {len(per_query):,} users whose hidden item is among the "
             f"candidates: {moves}."
         )
-        return Plot("moves", title, caption, alt, _svg(figure, "moves", title, alt))
+        return Plot("moves", title, caption, alt, to_svg(drawn, "moves", title, alt))
 
 
 def seconds(spent: Mapping[str, float]) -> Plot | None:
     """Seconds per step."""
-    steps = {name: float(value) for name, value in spent.items() if name != "total"}
+    steps = {words.short(name, LONGEST_STEP): float(value) for name, value in spent.items() if name != "total"}
     if not steps:
         return None
     title = "Time per step"
-    with _figure(0.8 + 0.3 * len(steps)) as (figure, axis):
+    with figure(0.8 + 0.3 * len(steps)) as (drawn, axis):
         bars = axis.barh(range(len(steps)), list(steps.values()), color=ACCENT, height=0.62)
         axis.bar_label(bars, [words.duration(s) for s in steps.values()], padding=4)
         axis.set_yticks(range(len(steps)), list(steps))
@@ -271,7 +206,7 @@ def seconds(spent: Mapping[str, float]) -> Plot | None:
         axis.grid(axis="x")
         alt = "; ".join(f"{name}: {words.duration(value)}" for name, value in steps.items())
         caption = "Wall-clock time of each step of this run, in the order of the steps."
-        return Plot("seconds", title, caption, alt, _svg(figure, "seconds", title, alt))
+        return Plot("seconds", title, caption, alt, to_svg(drawn, "seconds", title, alt))
 
 
 def _has(per_query: pl.DataFrame, stage: str) -> bool:

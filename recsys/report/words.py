@@ -21,6 +21,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "coverage@10": ("Coverage@10", "share of the catalog that stands in anyone's first 10"),
 }
 STAGES: Mapping[str, str] = {"popular": "Popular", "candidates": "Candidates", "reranked": "Reranked"}
+LONGEST = 240
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -38,14 +39,21 @@ def stage_name(stage: str) -> str:
     return STAGES.get(stage, stage)
 
 
+def short(text: str, length: int = LONGEST) -> str:
+    """Text on one line, cut at `length` characters with an ellipsis."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """A plain number, or a dash where there is none."""
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", MINUS)
+    return "–" if value is None else f"{value:z,.{digits}f}".replace("-", MINUS)
 
 
 def signed(value: float, digits: int = 4) -> str:
     """A difference, with its sign; zero has none."""
-    return f"{value:.{digits}f}" if round(value, digits) == 0 else f"{value:+.{digits}f}".replace("-", MINUS)
+    sign = "" if round(value, digits) == 0 else "+"
+    return f"{value:{sign}z.{digits}f}".replace("-", MINUS)
 
 
 def spread(bounds: Sequence[float], *, sign: bool = False, digits: int = 4) -> str:
@@ -71,7 +79,7 @@ def rank(value: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for people."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -86,7 +94,7 @@ def memory(megabytes: float) -> str:
 def direction(bounds: Sequence[float]) -> Literal["better", "worse", "none"]:
     """Which way an interval of a difference points; "none" where it covers or touches zero."""
     lower, upper = bounds
-    return "better" if lower > 0 else "worse" if upper < 0 else "none"
+    return "better" if lower >= 0 else "worse" if upper < 0 else "none"
 
 
 def compared(bounds: Sequence[float], first: str, second: str) -> str:
@@ -102,10 +110,10 @@ def measured(data: Mapping[str, Any], dataset: str, split: str, users: int) -> s
         "leave-last": "the last item each of them met was hidden",
         "time": "the last item each of them met after a cut-off date was hidden, with everything younger than the date",
     }.get(split, f"an item each was held out (split “{split}”)")
-    items = data.get("items")
+    items = data.get("catalog", data.get("items"))
     among = f" among {items:,} items" if isinstance(items, int) else ""
     return (
-        f"For {users:,} users of {dataset}, {hidden}. Each stage then ranked the catalog for them, "
+        f"For {users:,} users of {short(dataset, 80)}, {hidden}. Each stage then ranked the catalog for them, "
         f"and the figures say how near the top the hidden item came{among}."
     )
 
@@ -113,7 +121,8 @@ def measured(data: Mapping[str, Any], dataset: str, split: str, users: int) -> s
 def reranker_finding(body: Mapping[str, Any]) -> Finding:
     """Did the reranker beat the candidates that it was given? From metrics.json."""
     lift = body.get("lift", {}).get("ndcg@10")
-    if not lift or "reranked" not in body["stages"]:
+    kind = body.get("run", {}).get("spec", {}).get("reranker", {}).get("kind")
+    if not lift or "reranked" not in body["stages"] or kind == "identity":
         return Finding("No reranker was part of this run", ["The candidates were served in their own order."], "absent")
     before, after = (body["stages"][s]["ndcg@10"] for s in ("candidates", "reranked"))
     bounds, way = lift["ci95"], direction(lift["ci95"])

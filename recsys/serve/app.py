@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from recsys import __version__
 from recsys.bundle import Bundle
 from recsys.errors import RecsysError, SpecError, UnknownItemError, UnknownUserError
-from recsys.serve.rank import Ranker, RankRequest, RankResponse
+from recsys.serve.rank import Problem, Problems, Ranker, RankRequest, RankResponse
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -56,33 +56,39 @@ def app_of(ranker: Ranker) -> "FastAPI":
     app.add_middleware(_AccessLog)
     page = resources.files("recsys.serve").joinpath("docs.html").read_text(encoding="utf-8")
 
-    def problem(status: int, loc: tuple[str | int, ...], message: str, kind: str) -> JSONResponse:
-        return JSONResponse({"detail": [{"loc": list(loc), "msg": message, "type": kind}]}, status)
+    def problems(status: int, *found: Problem) -> JSONResponse:
+        return JSONResponse(Problems(detail=list(found)).model_dump(), status)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         # FastAPI's own handler echoes the input, which can be large, private, or not JSON at all (NaN).
-        details = [{key: one[key] for key in ("loc", "msg", "type")} for one in error.errors()]
-        for detail in details:
-            if detail["loc"] == ("body",) and detail["type"] == "model_attributes_type":
-                detail["msg"] = "send a JSON object with the header Content-Type: application/json"
-        return JSONResponse({"detail": details}, 422)
+        found = [Problem(loc=list(one["loc"]), msg=one["msg"], type=one["type"]) for one in error.errors()]
+        for problem in found:
+            if problem.loc == ["body"] and problem.type == "model_attributes_type":
+                problem.msg = "send a JSON object with the header Content-Type: application/json"
+        return problems(422, *found)
 
     @app.exception_handler(RecsysError)
     async def failed(request: Request, error: RecsysError) -> JSONResponse:
         message = str(error).replace(str(ranker.bundle.path), ranker.bundle.name)  # no path of this machine goes out
         match error:
             case UnknownUserError():
-                return problem(404, ("body", "user_id"), message, "unknown_user")
+                return problems(404, Problem(loc=["body", "user_id"], msg=message, type="unknown_user"))
             case UnknownItemError():
-                return problem(422, ("body", "history"), message, "unknown_item")
+                return problems(422, Problem(loc=["body", "history"], msg=message, type="unknown_item"))
             case SpecError():
-                return problem(422, ("body", "k"), message, "k_too_large")
+                return problems(422, Problem(loc=["body", "k"], msg=message, type="k_too_large"))
         ACCESS.error("%s: %s", type(error).__name__, error)
-        return problem(503, ("server",), "the recommender failed; the server's log says why", type(error).__name__)
+        message = "the recommender failed; the server's log says why"
+        return problems(503, Problem(loc=["server"], msg=message, type=type(error).__name__))
+
+    reasons = {404: "No such user", 422: "A field is wrong", 503: "A model failed"}
+    failures: dict[int | str, Any] = {
+        status: {"model": Problems, "description": reason} for status, reason in reasons.items()
+    }
 
     # Not async: it runs in the thread pool, so that the health checks answer while a model computes.
-    @app.post("/v1/rank", responses={404: {"description": "no such user"}, 503: {"description": "a model failed"}})
+    @app.post("/v1/rank", responses=failures)
     def rank(request: RankRequest) -> RankResponse:
         """The top k items for a user of the log, or for a history, with reasons."""
         return ranker.rank(request)

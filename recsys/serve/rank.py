@@ -37,7 +37,7 @@ WireId = Annotated[int | str, BeforeValidator(_id)]
 
 
 class RankRequest(BaseModel):
-    """Who asks: a user of the log by `user_id`, or anybody by a `history` of items, oldest first; exactly one."""
+    """Who asks: a user of the log by user_id, or anybody by a history of items, oldest first; exactly one of them."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -77,6 +77,20 @@ class RankResponse(BaseModel):
     bundle: str = Field(description="which bundle answered: its name and the start of its hash")
 
 
+class Problem(BaseModel):
+    """One thing that is wrong with a request."""
+
+    loc: list[str | int] = Field(description='where: "body", then the field')
+    msg: str
+    type: str
+
+
+class Problems(BaseModel):
+    """Why there is no slate."""
+
+    detail: list[Problem]
+
+
 @dataclass(frozen=True)
 class Ranker:
     """Answers requests from one bundle, one at a time.
@@ -108,11 +122,11 @@ class Ranker:
         """
         if request.k > len(self.bundle.catalog):
             raise SpecError(f"{request.k} is more than the catalog's {len(self.bundle.catalog)} items")
+        if request.user_id is not None:
+            queries = self.bundle.queries([request.user_id])
+        else:
+            queries = self.bundle.adhoc(request.history or [])
         with self._lock:
-            if request.user_id is not None:
-                queries = self.bundle.queries([request.user_id])
-            else:
-                queries = self.bundle.adhoc(request.history or [])
             rows = self.bundle.recommender.recommend(queries, request.k).frame.sort("rank")
         items = [
             RankedItem(title=self.titles[row["item_id"]], **row)

@@ -1,0 +1,89 @@
+"""The parts of the report, each by itself: colours, plots, words."""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from recsys.report import plots, words
+
+
+def colours(css: str) -> Iterator[dict[str, str]]:
+    light = dict(re.findall(r"--([\w-]+): (#\w{6})", css[: css.index("@media")]))
+    dark = dict(re.findall(r"--([\w-]+): (#\w{6})", css[css.index("@media") :]))
+    assert set(light) == set(dark)
+    yield from (light, dark)
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG 2 contrast ratio."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted([luminance(a), luminance(b)], reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_both_colour_schemes_can_be_read() -> None:
+    css = (Path(plots.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    for scheme in colours(css):
+        for ground in ("page", "card"):
+            for name in ("ink", "soft", "link"):
+                assert contrast(scheme[name], scheme[ground]) >= 4.5, (name, ground)
+            for name in ("accent", "series-0", "series-1", "series-2", "better", "worse", "none"):
+                assert contrast(scheme[name], scheme[ground]) >= 3, (name, ground)
+        assert contrast(scheme["ink"], scheme["mark"]) >= 4.5
+        assert contrast(scheme["soft"], scheme["mark"]) >= 4.5
+
+
+def test_the_recall_curve_tells_the_shares_that_were_measured() -> None:
+    frame = pl.DataFrame({"query_id": [1, 2, 3, 4], "candidates": [1.0, 10.5, 60.0, None]})
+    plot = plots.recall_curve(frame, ["candidates"])
+    assert plot is not None
+    assert plot.alt == "Candidates 25% of users at 10 and 75% at 100"
+
+
+def test_movements_fall_into_their_classes() -> None:
+    moved = [0, 1, 3, 4, 10, 11, 20, 21, 50, 51, 300, -1, -3, -4, -50, -51, 0.5, -0.5, 3.5]
+    counts = dict(zip(plots._move_names(), plots._move_counts(np.array(moved)), strict=True))
+    assert counts == {
+        **{"down 51 or more": 1, "down 21–50": 1, "down 11–20": 0, "down 4–10": 1, "down 1–3": 3, "unchanged": 1},
+        **{"up 1–3": 3, "up 4–10": 3, "up 11–20": 2, "up 21–50": 2, "up 51 or more": 2},
+    }
+
+
+def test_moving_to_a_smaller_rank_is_moving_up() -> None:
+    frame = pl.DataFrame({"candidates": [9.0, 5.0, 4.0, None], "reranked": [2.0, 5.0, 5.0, None]})
+    plot = plots.rank_changes(frame)
+    assert plot is not None
+    assert "the 3 of 4 users" in plot.caption
+    assert "moved up for 1, down for 1, unchanged for 1" in plot.caption
+
+
+def test_activity_groups_hold_everybody_and_never_part_equals() -> None:
+    events = [2] * 50 + [3] * 5 + list(range(4, 49))
+    known = pl.DataFrame({"query_id": range(100), "events": events})
+    groups = list(plots._buckets(known))
+    assert sum(len(g) for g in groups) == 100
+    assert 2 <= len(groups) <= 4
+    assert all(a["events"].max() < b["events"].min() for a, b in pairwise(groups))
+    assert len(list(plots._buckets(known.with_columns(events=7)))) == 1
+
+
+def test_numbers_in_words() -> None:
+    assert words.signed(-0.00001) == "0.0000"
+    assert words.signed(-0.0123) == f"{words.MINUS}0.0123"
+    assert words.spread([-0.01, 0.02], sign=True) == f"{words.MINUS}0.0100 to +0.0200"
+    assert words.percent(None) == "–"
+    assert words.percent(0.1234) == "+12.3%"
+    assert [words.p_value(p) for p in (1.0, 0.0456, 0.0002)] == ["1.000", "0.046", "< 0.001"]
+    assert [words.duration(s) for s in (0.04, 59.94, 59.99, 3599.6, 7260)] == [
+        *("0.0 s", "59.9 s", "1 min 0 s", "1 h 0 min", "2 h 1 min"),
+    ]
+    assert [words.rank(r) for r in (None, 3.0, 6.5)] == ["not in the list", "3", "6.5"]
