@@ -74,7 +74,7 @@ def evaluate(
     with clock.step("generate candidates"):
         popular = PopularConfig().fit(parts.known, catalog, seed=seed).generate(queries, DEPTH)
         candidates = recommender.generator.generate(queries, DEPTH)
-    with clock.step("write profiles"):
+    with clock.step("describe users"):
         profiles = recommender.profiles.as_of(queries)
     with clock.step("rerank"):
         # The recommender reranks the `depth` candidates that it would ask for; what lies beyond keeps its order.

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +14,12 @@ from recsys.errors import DataError, StorageError
 
 def full_disk() -> OSError:
     return OSError(errno.ENOSPC, "No space left on device")
+
+
+def stop_halfway(writer: AbstractContextManager[Path], name: str = "", error: BaseException | None = None) -> None:
+    with writer as temporary:
+        (temporary / name if name else temporary).write_text("half")
+        raise error or full_disk()
 
 
 def test_a_written_file_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
@@ -30,34 +37,29 @@ def test_a_full_disk_in_mid_write_leaves_the_old_file_and_nothing_else(tmp_path:
     target = tmp_path / "b.txt"
     target.write_text("old")
     with pytest.raises(StorageError, match=r"b\.txt: cannot be written: No space left on device; free space"):
-        with atomic_file(target) as temporary:
-            temporary.write_text("half")
-            raise full_disk()
+        stop_halfway(atomic_file(target))
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["b.txt"]
 
 
 def test_a_failed_write_removes_the_parent_folders_that_it_made(tmp_path: Path) -> None:
-    with pytest.raises(StorageError), atomic_file(tmp_path / "new" / "deep" / "b.txt") as temporary:
-        temporary.write_text("half")
-        raise full_disk()
+    with pytest.raises(StorageError):
+        stop_halfway(atomic_file(tmp_path / "new" / "deep" / "b.txt"))
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_rust_library_on_a_full_disk_is_a_storage_error_too(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="No space left on device") as caught:
-        with atomic_file(tmp_path / "t.parquet"):
-            pl.DataFrame({"a": range(100)}).write_parquet("/dev/full")
+    with pytest.raises(StorageError, match="No space left on device") as caught, atomic_file(tmp_path / "t.parquet"):
+        pl.DataFrame({"a": range(100)}).write_parquet("/dev/full")
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), DataError("theirs"), KeyboardInterrupt()])
 def test_other_errors_pass_unchanged_and_leave_nothing(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught, atomic_folder(tmp_path / "f") as temporary:
-        (temporary / "x").write_text("half")
-        raise error
+    with pytest.raises(type(error)) as caught:
+        stop_halfway(atomic_folder(tmp_path / "f"), "x", error)
     assert caught.value is error
     assert os.listdir(tmp_path) == []
 
@@ -103,9 +105,8 @@ def test_a_full_disk_keeps_the_folder_that_was_to_be_replaced(tmp_path: Path) ->
     target = tmp_path / "f"
     target.mkdir()
     (target / "x").write_text("old")
-    with pytest.raises(StorageError, match="No space left"), atomic_folder(target, replace=True) as temporary:
-        (temporary / "x").write_text("half")
-        raise full_disk()
+    with pytest.raises(StorageError, match="No space left"):
+        stop_halfway(atomic_folder(target, replace=True), "x")
     assert (target / "x").read_text() == "old"
     assert os.listdir(tmp_path) == ["f"]
 

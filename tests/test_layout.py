@@ -24,7 +24,7 @@ TOP_LEVEL = {
     *{"constraints.txt", "pyproject.toml"},
     *{"data", "mlflow", "notebooks", "pipelines", "recsys", "tests"},
 }
-MOST_LINES = 350
+MOST_LINES, MOST_LINES_OF_A_TEST = 350, 400
 MOST_BYTES = 1_000_000
 
 # library -> the modules that alone may import it
@@ -126,8 +126,11 @@ def test_the_mlflow_folder_does_not_shadow_the_library() -> None:
 
 
 def test_a_module_fits_in_the_head() -> None:
-    lines = {module: len((ROOT / module).read_text(encoding="utf-8").splitlines()) for module in MODULES + TESTS}
-    assert {module: count for module, count in lines.items() if count > MOST_LINES} == {}
+    def long(modules: list[str], most: int) -> list[str]:
+        return [m for m in modules if len((ROOT / m).read_text(encoding="utf-8").splitlines()) > most]
+
+    assert long(MODULES, MOST_LINES) == []
+    assert long(TESTS, MOST_LINES_OF_A_TEST) == []
 
 
 def test_a_module_says_what_it_is_for() -> None:

@@ -225,6 +225,10 @@ def test_the_order_of_queries_changes_nothing() -> None:
     assert metrics.paired(a, b, seed=1) != metrics.paired(a, b, seed=2)
 
 
+def test_equal_values_leave_no_doubt_about_their_mean() -> None:
+    assert metrics.mean_interval([0.04] * 12) == pytest.approx((0.04, 0.04))
+
+
 def test_many_distinct_values_are_resampled_in_blocks_to_the_normal_interval() -> None:
     values = np.random.default_rng(7).normal(size=3000)
     assert len(values) * metrics.RESAMPLES > metrics.BLOCK_COUNTS

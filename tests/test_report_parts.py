@@ -76,6 +76,13 @@ def test_activity_groups_hold_everybody_and_never_part_equals() -> None:
     assert len(list(plots._buckets(known.with_columns(events=7)))) == 1
 
 
+def test_a_steps_name_is_text_and_no_formula() -> None:
+    plot = plots.seconds({"cost of $x^2$ & <b>": 2.0, "total": 2.0})
+    assert plot is not None
+    assert "cost of $x^2$ &amp; &lt;b&gt;" in plot.svg.split("</desc>")[1]
+    assert plot.alt == "cost of $x^2$ & <b>: 2.0 s"
+
+
 def test_numbers_in_words() -> None:
     assert words.signed(-0.00001) == "0.0000"
     assert words.signed(-0.0123) == f"{words.MINUS}0.0123"

@@ -135,7 +135,8 @@ def _stats(dataset: Dataset, orphans: tuple[int, int]) -> Stats:
     log, items = dataset.log.frame, dataset.catalog.frame
     per_user = log.group_by("user_id").len()["len"]
     pairs = log.select("user_id", "item_id").n_unique()
-    met = log.select(pl.col("item_id").unique()).join(items.select("item_id"), on="item_id", how="semi")
+    known = log.join(items.select("item_id"), on="item_id", how="semi")
+    met = known["item_id"].n_unique()
     kinds = log["event"].value_counts(sort=True)
     ts = log["ts"]
     has_more = items["text"].str.len_chars() > items["title"].str.len_chars()
@@ -148,8 +149,10 @@ def _stats(dataset: Dataset, orphans: tuple[int, int]) -> Stats:
         equal_rows=equal_rows(dataset.log, with_time=dataset.clock == "time"),
         repeated_pairs=len(log) - pairs,
         orphans=orphans,
-        unmet=len(items) - len(met),
-        density=pairs / (len(per_user) * len(items)) if len(log) and len(items) else 0.0,
+        unmet=len(items) - met,
+        density=known.select("user_id", "item_id").n_unique() / (len(per_user) * len(items))
+        if len(log) and len(items)
+        else 0.0,
         text_coverage=_mean(has_more),
         text_words=_mean(items["text"].str.count_matches(r"\S+")),
         events_per_user={name: _number(per_user.quantile(q, "nearest")) for name, q in QUANTILES.items()},

@@ -16,7 +16,7 @@ class Inspection:
 
     clock   : "time" or "position"
     rated   : weights come from ratings
-    orphans : how many events are on items that the items table lacks, and how many such items (good rows only)
+    orphans : how many events are on items that the items table lacks, and how many such items
     """
 
     source: Source
@@ -59,7 +59,9 @@ def inspect(source: Source, *, now: float | None = None) -> Inspection:
 def _orphans(log: TypedTable, items: TypedTable) -> tuple[tuple[int, int], pl.DataFrame]:
     """Counts of orphan events and items; and the violation where every event is an orphan."""
     per_item = log.raw.collect(log.good("item_id").group_by("item_id").len())
-    lost = per_item.join(items.raw.collect(items.good("item_id")), on="item_id", how="anti")
+    # an item that breaks another rule (no title) is no stranger: its own violation says enough
+    known = items.raw.collect(items.rows.select(items.typed["item_id"].alias("item_id")))
+    lost = per_item.join(known, on="item_id", how="anti")
     strangers = pl.DataFrame(schema=VIOLATIONS)
     if len(per_item) and len(lost) == len(per_item):
         reason = f"no event is on an item of {items.raw.file}; do both tables use the same item ids?"

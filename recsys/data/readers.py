@@ -224,11 +224,13 @@ def _split_lines(path: Path, separator: str, columns: list[str]) -> RawTable:
     if not os.access(path, os.R_OK):
         raise DataError(f"{path}: no such file, or no permission to read it")
     data = path.read_bytes()
+    if not data.strip() or b"\0" in data:
+        raise DataError(f"{path}: {'holds zero bytes: no text file' if data.strip() else 'the file is empty'}")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         text = data.decode("latin-1")
-    # \x00 occurs in no text: every line is one field
+    # a separator that occurs nowhere: every line is one field
     lines = pl.read_csv(
         text.encode(), has_header=False, separator="\x00", quote_char=None, infer_schema=False, new_columns=["line"]
     )

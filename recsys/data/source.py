@@ -29,6 +29,14 @@ from recsys.errors import DataError
 PublicColumn = Literal["user_id", "item_id", "timestamp", "position", "rating", "weight", "event", "title"]
 INTERACTIONS: tuple[str, ...] = ("user_id", "item_id", "timestamp", "position", "rating", "weight", "event")
 FORMATS = (".parquet", ".csv")
+# What polars raises over a file that is damaged or of another kind; a panic is how its Parquet reader meets nonsense.
+UNREADABLE = (
+    pl.exceptions.ComputeError,
+    pl.exceptions.InvalidOperationError,
+    pl.exceptions.NoDataError,
+    pl.exceptions.PanicException,
+    OSError,
+)
 
 
 class DatasetFile(BaseModel):
@@ -64,21 +72,21 @@ class RawTable:
         """Column names and types. Errors: `DataError` where the file cannot be read."""
         try:
             return self.frame.collect_schema()
-        except (pl.exceptions.ComputeError, pl.exceptions.NoDataError, OSError) as error:
+        except UNREADABLE as error:
             raise self._unreadable(error) from error
 
     def collect(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """Run a query over this table. Errors: `DataError` naming the row where the file cannot be decoded."""
         try:
             return frame.collect(engine="streaming")
-        except (pl.exceptions.ComputeError, pl.exceptions.NoDataError, OSError) as error:
+        except UNREADABLE as error:
             raise self._unreadable(error) from error
 
-    def _unreadable(self, error: Exception) -> DataError:
+    def _unreadable(self, error: BaseException) -> DataError:
         said = str(error).strip().splitlines()[0]
         if isinstance(error, pl.exceptions.NoDataError):
-            said = "the file is empty; it needs a header line"
-        elif self.untyped and self.path is not None:
+            return DataError(f"{self.file}: the file is empty; it needs a header line")
+        if self.untyped and self.path is not None:
             said = _not_utf8(self.path, self.separator) or _too_wide(self.path, self.separator) or said
             return DataError(f"{self.file}, {said}")
         return DataError(f"{self.file}: cannot be read: {said}")

@@ -34,7 +34,7 @@ LOYAL = 0.6
 END = 1_700_000_000  # the last event lies before this moment, in November 2023
 MAX_EVENTS = 400  # of one user
 LICENCE = "Apache-2.0; generated, no real people or works"
-TRIES = 30  # draws of an unseen item before a user is taken to have seen all they care for
+TRIES = 300  # draws of an unseen item before a user is taken to have seen all they care for
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class World:
 def make_world(n_users: int, n_items: int, n_events: int, seed: int, *, name: str = "synthetic") -> World:
     """Generate a world. Users are integers from 1, items are strings ("i0042").
 
-    The number of events is met to within the few that users leave out once they have seen all they care for.
+    The number of events is exact, unless a user runs out of items within reach of their taste.
 
     Errors: `SpecError` for numbers that no world can have.
     """

@@ -1,8 +1,9 @@
 """Facets: the (attribute, value) pairs that a catalog's items carry and that tastes are spoken of in.
 
-Lists and strings give their values; a number that looks like a year gives its decade; any other number gives a band
-between quartiles of the population. Free text, identifiers and values that say nothing (one item only, or nearly
-every item) are left out. What was decided at fit is kept in `Column`s, so that a new catalog is read the same way.
+Lists and strings give their values; the first column of years or decades gives decades (else the years in titles
+do); any other number gives a band between quartiles of the population. Free text, identifiers and values that say
+nothing (one item only, or nearly every item) are left out. What was decided at fit is kept in `Column`s, so that a
+new catalog is read the same way.
 """
 
 from dataclasses import dataclass
@@ -39,11 +40,11 @@ def plan(catalog: Catalog, events: np.ndarray) -> tuple[Column, ...]:
     events : (items,) number of events of each catalog row in the population, which weighs the quartiles of bands
     """
     columns = [c for name in catalog.attributes if (c := _plan_one(catalog.frame[name], events)) is not None]
-    titles = catalog.frame["title"]
-    if not any(c.kind == "era" for c in columns) and len(titles):
-        dated = titles.str.contains(_TITLE_YEAR).mean()
-        if isinstance(dated, float) and dated >= 0.5 and "year" not in catalog.attributes:
-            columns.append(Column("year", "title", "era"))
+    eras = [c for c in columns if c.kind == "era"]
+    columns = [c for c in columns if c not in eras[1:]]
+    dated = catalog.frame["title"].str.contains(_TITLE_YEAR).mean()
+    if not eras and "year" not in catalog.attributes and float(dated or 0) >= 0.5:  # type: ignore[arg-type]
+        columns.append(Column("year", "title", "era"))
     return tuple(columns)
 
 
@@ -53,7 +54,7 @@ def _plan_one(series: pl.Series, events: np.ndarray) -> Column | None:
         return Column(name, name, "value") if _reused(series.list.explode(empty_as_null=False)) else None
     if series.dtype == pl.String:
         values = series.drop_nulls()
-        if _are_years(values.cast(pl.Float64, strict=False)):
+        if _are_years(values.str.replace(r"^(\d{3}0)s$", "$1").cast(pl.Float64, strict=False)):
             return Column(name, name, "era")
         median = values.str.len_chars().median()
         prose = isinstance(median, float | int) and median > _FREE_TEXT
@@ -84,9 +85,9 @@ def _plan_number(series: pl.Series, events: np.ndarray) -> Column | None:
 
 
 def _are_years(values: pl.Series) -> bool:
-    """Whether all but a stray one in a hundred are whole numbers that look like years."""
+    """Whether all but a stray one in twenty are whole numbers that look like years."""
     inside = values.is_between(*_YEARS) & (values == values.round())
-    return float(inside.fill_null(False).mean() or 0) >= 0.99  # type: ignore[arg-type]
+    return float(inside.fill_null(False).mean() or 0) >= 0.95  # type: ignore[arg-type]
 
 
 def _reused(values: pl.Series) -> bool:
@@ -105,6 +106,8 @@ def expand(catalog: Catalog, vocab: Vocab, columns: tuple[Column, ...]) -> pl.Da
         frame = pl.DataFrame([codes, catalog.frame[column.source].alias("value")])
         if frame["value"].dtype == pl.List(pl.String):
             frame = frame.explode("value", empty_as_null=True)
+        if frame["value"].dtype.is_float():
+            frame = frame.filter(pl.col("value").is_finite())
         frame = frame.drop_nulls().with_columns(value=_read(column, frame["value"].dtype)).drop_nulls()
         parts.append(
             frame.filter(pl.col("value").str.strip_chars() != "")
@@ -121,7 +124,8 @@ def _read(column: Column, dtype: pl.DataType) -> pl.Expr:
     if column.source == "title":
         value = value.str.extract(_TITLE_YEAR)
     if column.kind == "era":
-        decade = value.cast(pl.Float64, strict=False).floordiv(10).cast(pl.Int64, strict=False) * 10
+        year = value.cast(pl.String).str.strip_suffix("s").cast(pl.Float64, strict=False)
+        decade = pl.when(year.is_between(*_YEARS)).then(year.floordiv(10) * 10).cast(pl.Int64)
         return pl.format("{}s", decade)
     if column.kind == "band":
         return _band(column.edges, value.cast(pl.Float64, strict=False))

@@ -22,7 +22,8 @@ _ECHO = 7  # consecutive words that make an echo of the instructions, or a repet
 _ENOUGH = 3  # things of the evidence that a text must name (all of them where there are fewer)
 _MARK = "\u25a1"  # stands for a title of the evidence while the rest is read
 _TOKEN = re.compile(r"[^\W_]+(?:['’.\-&][^\W_]+)*")
-_QUOTED = re.compile(r'["“]([^"“”]*)["”]')
+_QUOTED = re.compile(r'["“]([^"“”]*)["”](\s*\((?:1[89]|20)\d\d\))?')
+_ARTICLE = re.compile(r"^(.*), (The|A|An|Le|La|Les|L'|El|Il|Der|Die|Das)$")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _CLAUSE = re.compile(r"[;:]\s+|,?\s+\b(?:but|although|though|while|whereas|yet|however)\b")
 _OTHERS = re.compile(
@@ -33,6 +34,7 @@ _NEGATIVE = re.compile(
     r"\b(dislik\w*|hat(e|es|ed)|avoid\w*|lower|low|less|least|not|never|hardly|harder|rarely|seldom|poorly|\w+n't)\b",
     re.IGNORECASE,
 )
+_QUOTE = re.compile('["“”„«»]')
 _YEAR = re.compile(r"\s*\((1[89]|20)\d\d\)$")
 
 
@@ -155,17 +157,27 @@ def _forms(attribute: str, value: str) -> set[str]:
 
 def _without_titles(text: str, evidence: Evidence) -> tuple[str, str]:
     """The text with a mark for each of the evidence's titles, and the first quoted name that is not one of them."""
-    own = {i.title for i in (*evidence.anchors, *evidence.latest)}
-    names = {_YEAR.sub("", title) for title in own} | own
-    folded = {re.sub('["“”„«»]', "'", name).casefold() for name in names}
-    for quote in _QUOTED.findall(text):
-        name = quote.strip().rstrip(".,;").casefold()
-        if name not in folded and name.removesuffix("…") not in folded:
+    names = {form for i in (*evidence.anchors, *evidence.latest) for form in _title_forms(i.title)}
+    folded = {name.casefold() for name in names}
+    for quote, year in _QUOTED.findall(text):
+        name = quote.strip().rstrip(".,;")
+        if f"{name}{year and f' {year.strip()}'}".casefold() not in folded:
             return text, quote
     bare = _QUOTED.sub(f" {_MARK} ", text)
     for name in sorted(names, key=lambda n: (-len(n), n)):
         bare = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", f" {_MARK} ", bare)
     return bare, ""
+
+
+def _title_forms(title: str) -> set[str]:
+    """A title as people write it: with or without its year, a trailing article left, moved to the front, or dropped."""
+    plain = _QUOTE.sub("'", title)
+    year = _YEAR.search(plain)
+    stem = _YEAR.sub("", plain)
+    stems = {stem}
+    if moved := _ARTICLE.match(stem):
+        stems |= {moved[1], f"{moved[2]} {moved[1]}"}
+    return stems | ({f"{s} {year[0].strip()}" for s in stems} if year else set())
 
 
 def _pairs(traits: Iterable[Trait]) -> set[tuple[str, str]]:

@@ -94,7 +94,7 @@ def memory(megabytes: float) -> str:
 def direction(bounds: Sequence[float]) -> Literal["better", "worse", "none"]:
     """Which way an interval of a difference points; "none" where it covers or touches zero."""
     lower, upper = bounds
-    return "better" if lower >= 0 else "worse" if upper < 0 else "none"
+    return "better" if lower > 0 else "worse" if upper < 0 else "none"
 
 
 def compared(bounds: Sequence[float], first: str, second: str) -> str:

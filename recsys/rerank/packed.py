@@ -153,8 +153,9 @@ class PackedReranker:
         model are left out."""
         names = tuple(self.fusion.weights)
         if heads and self.fusion.uses("pmi"):
-            small = len(catalog) <= self.config.prior_items
-            self._learn_priors(catalog.frame["title"] if small else titles_of(catalog, heads, queries.frame).values())
+            listed = pl.col("item_id").is_in({item for head in heads for item in head["item_id"]})
+            met = catalog.frame if len(catalog) <= self.config.prior_items else catalog.frame.filter(listed)
+            self._learn_priors(met["title"])
         values, sizes, rows = [], [], []
         for head, pmi in zip(heads, self._opinions(heads, queries, profiles, catalog), strict=True):
             if np.isfinite(pmi).all():
