@@ -25,6 +25,8 @@ from recsys.report.assemble import report_data
 from recsys.settings import Settings
 from recsys.spec import Spec, fit, load_spec
 
+log = logging.getLogger("recsys.pipelines")
+
 
 def retrain(
     data: Annotated[str, typer.Argument(help="a dataset folder, or the name of a fetched one")],
@@ -42,6 +44,7 @@ def retrain(
     champion = registry.champion(model)  # asked first: a registry out of reach shows before hours of work
     dataset = read_dataset(dataset_path(data, settings))
     options: dict[str, Any] = {"split": split, "core": k_core, "sample_users": sample_users, "seed": seed}
+    log.info("evaluate: fit with test held out")
     found = evaluate(dataset, recipe, settings, **options)
     write_results(found, out / "evaluation")
     write_report(out / "evaluation" / "report.html", report_data(found, dataset))
@@ -52,6 +55,7 @@ def retrain(
         before = Spec.model_validate(bundle.read_manifest(registry.resolve(f"models:/{model}@champion"))["spec"])
         rival = _served(found if before == recipe else evaluate(dataset, before, settings, **options))["ndcg@10"]
 
+    log.info("publish: fit on the whole log")
     fitted = fit(dataset, recipe, settings, seed=seed)
     path = bundle.write(
         out / "bundle", fitted.recommender, dataset, spec=recipe, metrics=found.metrics["stages"], replace=True

@@ -83,10 +83,8 @@ def evaluate(
     with clock.step("explain"):
         slates = recommender.present(queries, ranked, min(k, len(catalog)))
     lists = {"popular": popular, "candidates": candidates, "reranked": ranked}
-    ranks = {
-        stage: target_ranks(listed, truth, by="rank" if stage == "reranked" else "score")
-        for stage, listed in lists.items()
-    }
+    # By score at every stage: a tie counts at its expected rank in all, so that no stage gains by how ties fall.
+    ranks = {stage: target_ranks(listed, truth, by="score") for stage, listed in lists.items()}
     tail = ranks["candidates"].filter(pl.col("rank") > recommender.depth)
     if len(tail):
         ranks["reranked"] = (

@@ -185,13 +185,13 @@ class Registry:
             if found is None:
                 raise RegistryError(f"{uri}: no such model, alias or version in {self._shown}")
             source: str = self._client.get_model_version_download_uri(name, str(found.version))
-            if source.startswith("file:"):
+            if source.startswith(("file:", "/")):
                 return Path(store.download_artifacts(artifact_uri=source, tracking_uri=self.uri))
             target = self.cache / hashlib.sha256(f"{self.uri} {source}".encode()).hexdigest()[:16]
             if not target.exists():
                 with atomic_folder(target) as temporary:
                     store.download_artifacts(artifact_uri=source, tracking_uri=self.uri, dst_path=str(temporary))
-            return next(target.rglob("manifest.json"), target / "manifest.json").parent
+            return target / source.rsplit("/", 1)[-1]
 
     @cached_property
     def _client(self) -> Any:

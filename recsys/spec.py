@@ -26,9 +26,9 @@ from recsys.errors import SpecError
 from recsys.lm import EncoderConfig, LMConfig, load_encoder, load_lm
 from recsys.policy import TopConfig
 from recsys.profiles import ProfilesConfig, summarize
-from recsys.protocols import LanguageModel, TextEncoder
+from recsys.protocols import LanguageModel, Reranker, TextEncoder
 from recsys.recommender import Recommender
-from recsys.rerank import AnyRerankerConfig, Fallback, IdentityConfig
+from recsys.rerank import AnyRerankerConfig, Fallback, Identity, IdentityConfig, PackedConfig
 from recsys.settings import Settings
 from recsys.tables import Catalog, InteractionLog, Queries, query_histories
 
@@ -134,23 +134,23 @@ def fit(
     if lm is None:
         with clock.step("load language model"):
             lm = load_lm(spec.lm, settings)
-    if lm is None and spec.reranker.kind != "identity":
-        raise SpecError(f"reranker.kind = '{spec.reranker.kind}' needs a language model: set lm.kind")
     training = training or Training.of_log(dataset.log)
     catalog = dataset.catalog
     if spec.needs_vectors():
         with clock.step("embed catalog"):
             catalog = with_vectors(catalog, load_encoder(spec.encoder, settings), settings.cache_dir)
     tuning: dict[str, Any] = {}
-    reranker: Any = None
-    if spec.reranker.kind != "identity":
+    reranker: Reranker = Identity()
+    if isinstance(spec.reranker, PackedConfig):
+        if lm is None:
+            raise SpecError(f"reranker.kind = '{spec.reranker.kind}' needs a language model: set lm.kind")
         with clock.step("fit candidates before tune"):
             early = spec.generator.fit(training.before, catalog, seed=seed)
         with clock.step("fit profiles before tune"):
             early_profiles = spec.profiles.fit(training.before, catalog, rated=dataset.rated, seed=seed)
         with clock.step("fit reranker on tune"):
-            questions = training.tune.sample(spec.reranker.tune_users, seed)
-            reranker = spec.reranker.fit(
+            questions = training.tune.sample(3 * spec.reranker.tune_users, seed)
+            fitted = spec.reranker.fit(
                 questions,
                 early.generate(questions.queries, spec.depth),
                 early_profiles.as_of(questions.queries),
@@ -159,7 +159,7 @@ def fit(
                 lm,
                 seed=seed,
             )
-        tuning["reranker"] = reranker.report
+        reranker, tuning["reranker"] = Fallback(fitted), fitted.report
     with clock.step("fit candidates"):
         generator = spec.generator.fit(training.known, catalog, seed=seed)
     tuning["generator"] = getattr(generator, "report", {})
@@ -175,7 +175,7 @@ def fit(
         catalog=catalog,
         generator=generator,
         profiles=profiles,
-        reranker=Fallback(reranker) if reranker is not None else spec.reranker.build(),
+        reranker=reranker,
         policy=spec.policy.build(),
         reasons=profiles.reasons,
         depth=spec.depth,

@@ -11,6 +11,7 @@ from recsys import bundle as bundles
 from recsys.bundle import Bundle
 from recsys.data.ingest import Dataset
 from recsys.errors import UnknownItemError, UnknownUserError
+from recsys.protocols import LanguageModel
 from recsys.settings import Settings
 from recsys.spec import Spec, fit
 from recsys.tables import Catalog, Id, InteractionLog, Queries, Slates, adhoc_query, query_histories
@@ -118,10 +119,14 @@ def fake_bundle(folder: Path, recommender: FakeRecommender | None = None, *, mar
     return bundle
 
 
-def real_bundle(folder: Path, dataset: Dataset) -> Bundle:
-    """A line without a language model, fitted in a second, written and loaded again."""
+def real_bundle(folder: Path, dataset: Dataset, lm: LanguageModel | None = None) -> Bundle:
+    """A real line, fitted in a second, written and loaded again; with the packed reranker where there is an `lm`."""
     settings = Settings(cache_dir=folder / "cache", offline=True)
     sources = [{"kind": "transitions"}, {"kind": "popular"}]
-    spec = Spec.model_validate({"generator": {"kind": "fusion", "sources": sources}, "lm": {"kind": "none"}})
-    fitted = fit(dataset, spec, settings, seed=0)
-    return bundles.load(bundles.write(folder / "bundle", fitted.recommender, dataset, spec=spec), settings)
+    recipe: dict[str, Any] = {"generator": {"kind": "fusion", "sources": sources}, "lm": {"kind": "none"}, "depth": 30}
+    if lm is not None:
+        recipe["reranker"] = {"kind": "packed", "depth": 8, "tune_users": 20}
+    spec = Spec.model_validate(recipe)
+    fitted = fit(dataset, spec, settings, seed=0, lm=lm)
+    path = bundles.write(folder / "bundle", fitted.recommender, dataset, spec=spec)
+    return bundles.load(path, settings, lm=lm)

@@ -17,6 +17,7 @@ from recsys.bundle import Bundle
 from recsys.cli import main
 from recsys.data.ingest import Dataset
 from recsys.errors import DataError, ModelError, SpecError, StorageError, UnknownUserError
+from recsys.lm.replay import ScriptedLM
 
 
 @pytest.fixture
@@ -63,11 +64,14 @@ def test_rerank_users_reranks_the_first_and_says_candidates_for_the_rest(bundle:
     assert asked(bundle) == [[7, 3], [11], [5], [2, 13]]
 
 
-def test_on_a_real_bundle_shards_and_list_order_change_no_slate(tiny: Dataset, tmp_path: Path) -> None:
-    real = real_bundle(tmp_path, tiny)
-    users = read_users("all", real).ids
+@pytest.mark.parametrize("lm", [None, ScriptedLM()])
+def test_on_a_real_bundle_shards_and_list_order_change_no_slate(
+    tiny: Dataset, tmp_path: Path, lm: ScriptedLM | None
+) -> None:
+    real = real_bundle(tmp_path, tiny, lm)
+    users = read_users("all", real).ids[:40]
     run_batch(real, users, k=5, out=tmp_path / "whole")
-    run_batch(real, users[::-1], k=5, out=tmp_path / "shards", shard_size=50, rerank_users=30)
+    run_batch(real, users[::-1], k=5, out=tmp_path / "shards", shard_size=7)
     whole, shards = (rows(tmp_path / name).sort("user_id", "rank") for name in ("whole", "shards"))
     assert whole.equals(shards)
     assert whole["user_id"].unique(maintain_order=True).to_list() == users

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -241,9 +242,31 @@ def test_a_pipeline_is_a_short_script_that_nobody_imports() -> None:
     assert [module for module in CODE + TESTS if libraries(module) & names] == []
 
 
-def test_the_import_contract_covers_every_layer_and_door() -> None:
-    import tomllib
+def test_what_is_imported_is_declared_and_what_is_declared_is_used() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    }
+    own = {"recsys", *(Path(module).stem for module in TESTS)}
+    part_of = {"faiss": "faiss-cpu", "pydantic_core": "pydantic", "starlette": "fastapi"}
+    imported = {name for module in CODE + TESTS for name in libraries(module) - own - sys.stdlib_module_names}
+    used = {part_of.get(name, name.replace("_", "-")) for name in imported}
+    assert used - declared == set()
+    # Tools that are run, what another library needs at run time, and the other one of two that exclude each other.
+    run = {"import-linter", "ipykernel", "mypy", "pytest-timeout", "ruff"}
+    assert declared - used == run | {"accelerate", "faiss-gpu"}
 
+
+def test_the_constraints_pin_every_dependency_and_hold_no_address() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.!]+", line)] == []
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    assert {name for name in project["dependencies"] if name not in pinned} == set()
+
+
+def test_the_import_contract_covers_every_layer_and_door() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = contracts[0]
     assert layers["type"] == "layers"

@@ -123,7 +123,7 @@ def test_the_five_lines_of_the_readme_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert [len(block.strip().splitlines()) for block in code] == [5]
+    assert [sum(bool(line.strip()) for line in block.splitlines()) for block in code] == [5]
     (tmp_path / "out" / "demo").mkdir(parents=True)
     (tmp_path / "out" / "demo" / "bundle").symlink_to(written, target_is_directory=True)
     monkeypatch.chdir(tmp_path)

@@ -178,7 +178,7 @@ def test_what_torch_raises_becomes_a_model_error(tiny_lm: LocalLM) -> None:
         generate = __call__
 
     broken = dataclasses.replace(tiny_lm, model=Broken())
-    with pytest.raises(ModelError, match="tiny-llama@[0-9a-f]{8}:fp32: not enough memory: you tried to allocate$"):
+    with pytest.raises(ModelError, match=r"tiny-llama@[0-9a-f]{8}:fp32: not enough memory: you tried to allocate$"):
         broken.score([PROMPT], [[" M"]])
 
 
@@ -246,7 +246,7 @@ def test_the_real_model_knows_what_is_likely(small_lm: Any) -> None:
 
 @pytest.mark.weights
 def test_the_converted_tokenizer_reads_as_the_model_was_trained(small_lm: Any) -> None:
-    """Digits one by one, before spaces and line breaks are grouped; nothing is lost on the way back; no BOS is added."""
+    """Digits one by one before spaces and line breaks are grouped; nothing lost on the way back; no BOS added."""
     tokenizer = small_lm.tokenizer
     texts = ["été ☃ 日本 🎬", "Wallace & Gromit (1996)", "a  b\t\tc\n\nd", " Heat, The"]
     assert [tokenizer.decode(tokenizer(text).input_ids) for text in texts] == texts

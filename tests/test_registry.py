@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,14 @@ def test_what_is_no_bundle_is_not_registered(registry: Registry, tmp_path: Path)
         registry.register(tmp_path, "no run", name="nothing")
     with pytest.raises(RegistryError, match="no such model"):
         registry.resolve("models:/nothing/1")
+
+
+def test_a_version_whose_files_are_gone_is_one_line(registry: Registry, tmp_path: Path) -> None:
+    registry.register(folder(tmp_path / "bundle"), logged(registry, 0.1), name="gone")
+    shutil.rmtree(registry.resolve("models:/gone/1"))
+    with pytest.raises(RegistryError, match="No such") as caught:
+        registry.resolve("models:/gone/1")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("uri", ["models:/first@nobody", "models:/unheard-of@champion", "models:/first/99"])

@@ -285,6 +285,7 @@ def test_what_a_users_page_shows() -> None:
     assert "popular not in the list, candidates 6.5, reranked 2." in text
     assert "The last 2 of 1,234 events, newest first." in text
     assert "Put together by a template, without a language model" in text
+    assert "The evidence it rests on (1)" in text
     assert "hidden item" in text
     assert "position 7" in text
     assert f"{words.MINUS}0.250" in text

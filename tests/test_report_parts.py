@@ -83,6 +83,11 @@ def test_a_steps_name_is_text_and_no_formula() -> None:
     assert plot.alt == "cost of $x^2$ & <b>: 2.0 s"
 
 
+def test_a_claim_of_evidence_is_put_in_words() -> None:
+    assert words.claim("likes|genres|Comedy|lift=1.3|n=26") == "likes · genres · Comedy · lift 1.3 · n 26"
+    assert words.claim("likes a=b, as written") == "likes a=b, as written"
+
+
 def test_numbers_in_words() -> None:
     assert words.signed(-0.00001) == "0.0000"
     assert words.signed(-0.0123) == f"{words.MINUS}0.0123"

@@ -22,7 +22,7 @@ def made_lists(n: int, truth: dict[str, float], seed: int = 0) -> Lists:
 
 
 def fitted(lists: Lists, **changes: object) -> tuple[dict[str, float], object]:
-    facts = {"base": "score", "lm_features": ("pmi",), "grid": GRID, "seed": 0}
+    facts = {"base": "score", "lm_features": ("pmi",), "grid": GRID, "certainty": 1.0, "seed": 0}
     asked = {"queries": 2 * len(lists), "with_answer": len(lists)}
     fusion, report = fit_fusion(lists, **{**facts, **asked, **changes})  # type: ignore[arg-type]
     return dict(fusion.weights), report
@@ -49,6 +49,12 @@ def test_most_noise_is_refused_outright() -> None:
     truth = {"score": 1.0, "pmi": 0.0}
     kept = [fitted(made_lists(100, truth, seed))[0]["pmi"] == 0.0 for seed in range(8)]
     assert sum(kept) >= 5
+
+
+def test_more_certainty_keeps_more_often_to_the_candidates() -> None:
+    lists = made_lists(80, {"score": 1.0, "pmi": 0.8})
+    assert fitted(lists, certainty=0.0)[0]["pmi"] > 0
+    assert fitted(lists, certainty=50.0)[0]["pmi"] == 0.0
 
 
 def test_without_any_answer_in_the_lists_the_prior_is_kept() -> None:

@@ -19,10 +19,12 @@ import pytest
 from doors import ITEMS, USERS, FakeRecommender, fake_bundle, real_bundle
 from starlette.testclient import TestClient
 
+from recsys.batch import run_batch
 from recsys.bundle import Bundle
 from recsys.cli import main
 from recsys.data.ingest import Dataset
 from recsys.errors import ModelError, SpecError
+from recsys.lm.replay import ScriptedLM
 from recsys.serve.app import MAX_BODY, claim_port, create_app
 from recsys.serve.rank import MAX_HISTORY
 
@@ -57,20 +59,22 @@ def test_a_batch_over_everybody_equals_the_single_requests(bundle: Bundle, clien
 
 @pytest.fixture(scope="module")
 def real(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return real_bundle(tmp_path_factory.mktemp("serve"), tiny)
+    return real_bundle(tmp_path_factory.mktemp("serve"), tiny, ScriptedLM())
 
 
-def test_on_a_real_bundle_a_request_is_a_batch_of_one(real: Bundle) -> None:
-    users = real.log.frame["user_id"].unique().sort().to_list()
-    batch = real.recommender.recommend(real.queries(users), 5).frame
+def test_on_a_real_bundle_a_request_is_a_batch_of_one(real: Bundle, tmp_path: Path) -> None:
+    users = real.log.frame["user_id"].unique().sort().to_list()[:9]
+    run_batch(real, users, k=5, out=tmp_path, shard_size=4)
+    batch = pl.read_parquet(tmp_path / "part-*.parquet")
     columns = ["item_id", "rank", "score", "reason", "served_by"]
     with TestClient(create_app(real)) as client:
         for user in [*users[:8], str(users[8])]:
-            items = client.post("/v1/rank", json={"user_id": user, "k": 5}).json()["items"]
-            expected = batch.filter(pl.col("query_id").cast(pl.String) == str(user)).sort("rank")
-            assert [[item[name] for name in columns] for item in items] == [
+            answer = client.post("/v1/rank", json={"user_id": user, "k": 5}).json()
+            expected = batch.filter(pl.col("user_id").cast(pl.String) == str(user))
+            assert [[item[name] for name in columns] for item in answer["items"]] == [
                 list(row) for row in expected.select(columns).iter_rows()
             ]
+            assert answer["served_by"] == "reranker"
 
 
 def test_on_a_real_bundle_bad_ids_are_named_and_a_visitor_is_served(real: Bundle) -> None:

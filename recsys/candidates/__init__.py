@@ -11,6 +11,23 @@ from recsys.candidates.fusion import Fusion, FusionConfig
 from recsys.candidates.popular import Popular, PopularConfig
 from recsys.candidates.transitions import Transitions, TransitionsConfig
 
+__all__ = [
+    "GENERATORS",
+    "Als",
+    "AlsConfig",
+    "AnyGenerator",
+    "AnyGeneratorConfig",
+    "Content",
+    "ContentConfig",
+    "Fusion",
+    "FusionConfig",
+    "Popular",
+    "PopularConfig",
+    "Transitions",
+    "TransitionsConfig",
+    "load_generator",
+]
+
 AnyGeneratorConfig = Annotated[
     PopularConfig | AlsConfig | TransitionsConfig | ContentConfig | FusionConfig, Field(discriminator="kind")
 ]

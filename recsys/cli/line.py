@@ -115,6 +115,7 @@ def recommend(
     """Show one user's recent history, profile and recommendations."""
     import polars as pl
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from recsys.registry import open_bundle
@@ -129,9 +130,11 @@ def recommend(
         titles, on="item_id", how="left", maintain_order="left"
     )
     console = Console()
-    console.print(f"[bold]User {user}[/bold], lately: " + ", ".join(t or "?" for t in recent["title"]))
+    console.print(f"User {user}, lately: " + ", ".join(title or "?" for title in recent["title"]), markup=False)
     console.print(f"\n{profile}\n", markup=False)
     table = Table("#", "title", "score", "why", "by")
     for row in slates.frame.join(titles, on="item_id", maintain_order="left").iter_rows(named=True):
-        table.add_row(str(row["rank"]), row["title"], f"{row['score']:.3f}", row["reason"], row["served_by"])
+        table.add_row(
+            str(row["rank"]), escape(row["title"]), f"{row['score']:.3f}", escape(row["reason"]), row["served_by"]
+        )
     console.print(table)

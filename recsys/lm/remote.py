@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from recsys.errors import ModelError
 from recsys.protocols import Score
 from recsys.settings import Settings
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _Likelihood = tuple[float, int]
 _MOST_STOPS = 4  # of the OpenAI API
+_REFUSALS = {400, 404, 405, 422, 501}
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class RemoteLM:
     client: Any
     model: str
     address: str
-    key: str
+    key: SecretStr
     workers: int
 
     @classmethod
@@ -47,8 +50,10 @@ class RemoteLM:
         """
         from openai import OpenAI
 
-        key = settings.lm_api_key.get_secret_value() if settings.lm_api_key else "none"
-        client = OpenAI(base_url=url, api_key=key, timeout=settings.lm_timeout_s, max_retries=retries)
+        key = settings.lm_api_key or SecretStr("none")
+        client = OpenAI(
+            base_url=url, api_key=key.get_secret_value(), timeout=settings.lm_timeout_s, max_retries=retries
+        )
         parts = urlsplit(url)
         address = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
         return cls(client, model, address, key, workers)
@@ -102,18 +107,12 @@ class RemoteLM:
 
     def _way_to_score(self, text: str) -> Callable[[str], _Likelihood]:
         """The first way of scoring that this server answers to."""
-        from openai import BadRequestError, NotFoundError, UnprocessableEntityError
-
         for read in (self._by_echo, self._by_prompt_logprobs):
             try:
                 read(text)
                 return read
-            except _NotOffered as reason:
-                log.info("%s: %s: %s", self.model_id, read.__name__.removeprefix("_"), reason)
-            except ModelError as error:
-                if not isinstance(error.__cause__, BadRequestError | NotFoundError | UnprocessableEntityError):
-                    raise
-                log.info("%s", error)
+            except _NotOfferedError as reason:
+                log.info("%s", reason)
         raise ModelError(
             f"{self.model_id}: gives no log probabilities of a prompt (neither completions with echo nor "
             "prompt_logprobs), which scoring needs: use a server such as vLLM, or a local model"
@@ -127,7 +126,7 @@ class RemoteLM:
             )
             choice = answer.choices[0]
             if not (choice.text or "").startswith(text) or not choice.logprobs or not choice.logprobs.token_logprobs:
-                raise _NotOffered("no echo with log probabilities")
+                raise _NotOfferedError(f"{self.model_id}: gives no log probabilities with echo")
             values = choice.logprobs.token_logprobs
             offsets = choice.logprobs.text_offset
             own = values[:-1] if not offsets else [v for v, at in zip(values, offsets, strict=True) if at < len(text)]
@@ -141,7 +140,7 @@ class RemoteLM:
             )
             rows = (answer.choices[0].model_extra or {}).get("prompt_logprobs")
             if not rows:
-                raise _NotOffered("no prompt_logprobs")
+                raise _NotOfferedError(f"{self.model_id}: gives no prompt_logprobs")
             return _sum([None if row is None else next(iter(row.values()))["logprob"] for row in rows])
 
     def _all(self, ask: Callable[[str], _T], texts: Sequence[str]) -> list[_T]:
@@ -166,17 +165,19 @@ class RemoteLM:
         except openai.APIConnectionError as error:
             raise ModelError(f"{self.model_id}: cannot be reached: {error.__cause__ or error}") from error
         except openai.APIStatusError as error:
-            raise ModelError(f"{self.model_id}: answered {error.status_code}: {self._line(error)}") from error
+            # Without its cause, whose text may repeat the key that was sent.
+            kind = _NotOfferedError if error.status_code in _REFUSALS else ModelError
+            raise kind(f"{self.model_id}: answered {error.status_code}: {self._line(error)}") from None
         except (openai.OpenAIError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ModelError(f"{self.model_id}: answered nonsense: {self._line(error)}") from error
 
     def _line(self, error: Exception) -> str:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return line.replace(self.key, "***")[:300]
+        return line.replace(self.key.get_secret_value(), "***")[:300]
 
 
-class _NotOffered(Exception):  # noqa: N818  # not an error: the server lacks this way of scoring
-    """The server answered, but without what was asked for."""
+class _NotOfferedError(ModelError):
+    """The server is there, but refuses the request or leaves out what was asked for."""
 
 
 def _sum(values: Sequence[float | None]) -> _Likelihood:

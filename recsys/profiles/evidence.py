@@ -191,7 +191,7 @@ def _traits(
     parts = {
         "tastes": (liked.filter(stands_out & ~era), "z", bounds.top, "liked"),
         "eras": (liked.filter(stands_out & era), "z", 2, "liked"),
-        "common": (liked.filter((pl.col("support") > 0) & ~era), "support", 3, "liked"),
+        "common": (liked.filter((pl.col("support") > 0) & (pl.col("kind") == "value")), "support", 3, "liked"),
         "recent": (recent.filter(stands_out), "z", 3, "late"),
         "dislikes": (low.filter(stands_out & ~pl.col("taste") & (pl.col("support") > _MIN_SUPPORT)), "z", 3, "low"),
     }

@@ -1,9 +1,9 @@
 """Facets: the (attribute, value) pairs that a catalog's items carry and that tastes are spoken of in.
 
 Lists and strings give their values; the first column of years or decades gives decades (else the years in titles
-do); any other number gives a band between quartiles of the population. Free text, identifiers and values that say
-nothing (one item only, or nearly every item) are left out. What was decided at fit is kept in `Column`s, so that a
-new catalog is read the same way.
+do); 0/1 flags say where they are set, other numbers of few values give each, the rest a band between quartiles of
+the population. Free text, identifiers and values that say nothing (one item only, or nearly every item) are left
+out. What was decided at fit is kept in `Column`s, so that a new catalog is read the same way.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import polars as pl
 from recsys.data.vocab import Vocab
 from recsys.tables import Catalog
 
-Kind = Literal["value", "era", "band"]
+Kind = Literal["value", "era", "band", "number", "flag"]
 
 _FREE_TEXT = 40  # median characters above which a string column is prose, not a name
 _FEW = 6  # numbers with at most so many distinct values are names, not measures
@@ -26,7 +26,10 @@ _YEARS = (1800, 2100)
 
 @dataclass(frozen=True)
 class Column:
-    """How one attribute is read. `source` is the catalog column; `edges` are the inner borders of bands."""
+    """How one attribute is read. `source` is the catalog column; `edges` are the inner borders of bands.
+
+    kind : "value" (names), "flag" (0 or 1), "number" (a few numbers), "band" (a measure), "era" (decades)
+    """
 
     attribute: str
     source: str
@@ -75,13 +78,18 @@ def _plan_number(series: pl.Series, events: np.ndarray) -> Column | None:
     if whole and distinct == len(values) and distinct > 50:
         return None  # an identifier
     if distinct <= _FEW:
-        return Column(series.name, series.name, "value")
+        return Column(series.name, series.name, "flag" if set(values.unique()) == {0.0, 1.0} else "number")
     weights = events[usable.to_numpy()] + 1e-9  # so that a catalog nobody has touched still has quartiles
     order = np.argsort(values.to_numpy(), kind="stable")
     share = np.cumsum(weights[order]) / weights.sum()
-    edges = {float(values[int(order[int(np.searchsorted(share, q))])]) for q in (0.25, 0.5, 0.75)}
+    edges = {_round(float(values[int(order[int(np.searchsorted(share, q))])])) for q in (0.25, 0.5, 0.75)}
     inner = sorted(e for e in edges if e > float(values.to_numpy().min()))
     return Column(series.name, series.name, "band", tuple(inner)) if inner else None
+
+
+def _round(edge: float) -> float:
+    """Two significant digits: borders are for reading."""
+    return float(f"{edge:.2g}")
 
 
 def _are_years(values: pl.Series) -> bool:
@@ -108,7 +116,7 @@ def expand(catalog: Catalog, vocab: Vocab, columns: tuple[Column, ...]) -> pl.Da
             frame = frame.explode("value", empty_as_null=True)
         if frame["value"].dtype.is_float():
             frame = frame.filter(pl.col("value").is_finite())
-        frame = frame.drop_nulls().with_columns(value=_read(column, frame["value"].dtype)).drop_nulls()
+        frame = frame.drop_nulls().with_columns(value=_read(column)).drop_nulls()
         parts.append(
             frame.filter(pl.col("value").str.strip_chars() != "")
             .unique(maintain_order=True)
@@ -119,7 +127,7 @@ def expand(catalog: Catalog, vocab: Vocab, columns: tuple[Column, ...]) -> pl.Da
     return pl.concat(parts).cast(schema) if parts else pl.DataFrame(schema=schema)  # type: ignore[arg-type]
 
 
-def _read(column: Column, dtype: pl.DataType) -> pl.Expr:
+def _read(column: Column) -> pl.Expr:
     value = pl.col("value")
     if column.source == "title":
         value = value.str.extract(_TITLE_YEAR)
@@ -129,19 +137,18 @@ def _read(column: Column, dtype: pl.DataType) -> pl.Expr:
         return pl.format("{}s", decade)
     if column.kind == "band":
         return _band(column.edges, value.cast(pl.Float64, strict=False))
-    if dtype.is_numeric():
-        number = value.cast(pl.Float64)
-        return (
-            pl.when(number == number.round())
-            .then(number.cast(pl.Int64, strict=False).cast(pl.String))
-            .otherwise(number.cast(pl.String))
-        )
+    number = value.cast(pl.Float64, strict=False)
+    if column.kind == "flag":
+        return pl.when(number == 1).then(pl.lit("yes"))
+    if column.kind == "number":
+        whole = number.cast(pl.Int64, strict=False)
+        return pl.when(number == whole).then(whole.cast(pl.String)).otherwise(number.cast(pl.String))
     return value.cast(pl.String)
 
 
 def _band(edges: tuple[float, ...], value: pl.Expr) -> pl.Expr:
-    """ "under 10", "10 to 20", "20 and more": the band that holds the value, its lower border included."""
+    """ "under 10", "10 to 20", "20+": the band that holds the value, its lower border included."""
     text = [f"{edge:g}" for edge in edges]
-    names = [f"under {text[0]}", *(f"{a} to {b}" for a, b in pairwise(text)), f"{text[-1]} and more"]
+    names = [f"under {text[0]}", *(f"{a} to {b}" for a, b in pairwise(text)), f"{text[-1]}+"]
     above = pl.sum_horizontal(value >= edge for edge in edges)
     return above.replace_strict(dict(enumerate(names)), return_dtype=pl.String)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from recsys.profiles.evidence import Evidence, Trait
 from recsys.profiles.population import Known
 from recsys.profiles.template import Phrases
-from recsys.profiles.words import TITLE_LIMIT, one_line, value_name
+from recsys.profiles.words import TITLE_LIMIT, facet_name, one_line, value_name
 
 MIN_WORDS, MAX_WORDS = 12, 120
 _LONGEST_NAME = 8  # words of a title or value that are looked up
@@ -27,7 +27,8 @@ _ARTICLE = re.compile(r"^(.*), (The|A|An|Le|La|Les|L'|El|Il|Der|Die|Das)$")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _CLAUSE = re.compile(r"[;:]\s+|,?\s+\b(?:but|although|though|while|whereas|yet|however)\b")
 _OTHERS = re.compile(
-    r"\b(I|I'm|I've|[Mm]e|[Mm]y|[Mm]ine|[Hh]e|[Ss]he|[Hh]is|[Hh]er|[Hh]im|[Tt]he (user|reader|person))\b"
+    r"\b(I|I'm|I've|[Mm]e|[Mm]y|[Mm]ine|[Hh]e|[Ss]he|[Hh]is|[Hh]er|[Hh]im|[Tt]he (?:user|reader|person)|AI"
+    r"|[Aa]ssistant)\b"
 )
 _YOU = re.compile(r"\byou\b|\byour\b", re.IGNORECASE)
 _NEGATIVE = re.compile(
@@ -57,8 +58,8 @@ class Checker:
     def of(cls, known: Known, phrases: Phrases, instructions: str) -> "Checker":
         """Learn the catalog's names, and the wording that a model was given."""
         values: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        for attribute, value in known.population.values.select("attribute", "value").iter_rows():
-            for form in _forms(attribute, value):
+        for attribute, value, kind in known.population.values.select("attribute", "value", "kind").iter_rows():
+            for form in _forms(attribute, value, kind):
                 values[form].add((attribute, value))
         titles = {_YEAR.sub("", one_line(t, TITLE_LIMIT)) for t in known.titles}
         given = _words(instructions.casefold())
@@ -142,9 +143,12 @@ def _runs(words: list[str]) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + _ECHO]) for i in range(len(words) - _ECHO + 1)]
 
 
-def _forms(attribute: str, value: str) -> set[str]:
-    """The ways in which a value may be written, casefolded: with and without plural, decades short and long."""
-    base = {" ".join(_words(text)).casefold() for text in (value, value_name(attribute, value))}
+def _forms(attribute: str, value: str, kind: str) -> set[str]:
+    """The ways in which a facet may be written, casefolded: with and without plural, decades short and long."""
+    spoken = (
+        [facet_name(attribute, value, kind)] if kind in ("flag", "number") else [value, value_name(attribute, value)]
+    )
+    base = {" ".join(_words(text)).casefold() for text in spoken}
     forms = set(base)
     for form in base:
         if re.fullmatch(r"\d{3}0s", form):

@@ -13,16 +13,16 @@ import numpy as np
 import polars as pl
 
 from recsys.profiles.population import Known
-from recsys.profiles.words import attribute_name, one_line, quoted
+from recsys.profiles.words import facet_name, one_line, quoted
 from recsys.tables import Catalog, Queries, Slates
 
 LIMIT = 100
 _TITLE = 46
-_VALUE = 24
+_VALUE = 26
 _CHUNK = 512  # queries at a time, which bounds memory
 _KEPT = 8  # supporting history items kept of each slate item
 _TELLING = 2.0  # nats of shared rarity from which on shared attributes are a better reason than a usual step
-_ERA = 0.25  # what a shared decade counts beside a shared kind, by its rarity
+_MEASURE = 0.25  # what a shared decade, number or band counts beside a shared name, by its rarity
 _HALF_LIFE = 50  # events after which a history item supports three quarters as much
 _POPULAR = 0.9  # items above this quantile of events are called popular
 
@@ -60,16 +60,16 @@ class Reasons:
     @cached_property
     def _weights(self) -> pl.DataFrame:
         """item, facet, idf, size: each item's facets, their rarity in nats, and the root of its summed rarity."""
-        weight = pl.when(pl.col("kind") == "era").then(_ERA).otherwise(1.0)
+        weight = pl.when(pl.col("kind") == "value").then(1.0).otherwise(_MEASURE)
         idf = self.known.population.values.select("facet", idf=(-pl.col("share").log() * weight).round(9))
         return self.known.facets.join(idf, on="facet").with_columns(size=pl.col("idf").sum().over("item").sqrt())
 
     @cached_property
     def _names(self) -> dict[int, str]:
-        """What each facet is called in a reason: the value as the catalog has it, a band with its attribute."""
+        """What each facet is called in a reason: the value as the catalog has it, a number with its attribute."""
         rows = self.known.population.values.select("facet", "attribute", "value", "kind").iter_rows()
         return {
-            facet: one_line(f"{attribute_name(attribute)} {value}" if kind == "band" else value, _VALUE)
+            facet: one_line(value if kind in ("value", "era") else facet_name(attribute, value, kind), _VALUE)
             for facet, attribute, value, kind in rows
         }
 
@@ -84,9 +84,9 @@ class Reasons:
 
     @cached_property
     def _popular_from(self) -> float:
-        """Events from which on an item is popular."""
+        """Events from which on an item is popular: the top tenth of items, where that stands above the middle."""
         events = self.known.population.items["events"].to_numpy()
-        return float(np.quantile(events, _POPULAR)) if len(events) else np.inf
+        return max(float(np.quantile(events, _POPULAR)), float(np.median(events)) + 1) if len(events) else np.inf
 
     def _support(self, lines: pl.DataFrame, queries: Queries) -> pl.DataFrame:
         """Every line with its supporting item `before` (null for none), what they share, and what the history is."""

@@ -18,11 +18,13 @@ from recsys.profiles.evidence import Evidence
 from recsys.profiles.faithful import MAX_WORDS, Checker
 from recsys.profiles.source import EvidenceProfiles
 from recsys.profiles.template import ENOUGH, Sentence, read_prompt, sentences
+from recsys.profiles.words import one_line
 from recsys.protocols import LanguageModel
 from recsys.tables import Queries
 
 log = logging.getLogger(__name__)
 
+_LONGEST = 5000  # characters of a text that are looked at
 _OPENING = "Your taste, in a few sentences:"
 
 
@@ -135,7 +137,7 @@ def _choose(lm: LanguageModel, told: list[list[Sentence]]) -> list[str]:
 def _write(lm: LanguageModel, told: list[list[Sentence]], wording: str) -> list[str]:
     """Free text from the facts, on one line, without quotes around the whole."""
     prompts = [wording.replace("{facts}", "\n".join(f"- {s.text}" for s in row)).strip() for row in told]
-    written = [" ".join(text.split()) for text in lm.generate(prompts, max_tokens=2 * MAX_WORDS)]
+    written = [one_line(text, _LONGEST) for text in lm.generate(prompts, max_tokens=2 * MAX_WORDS)]
     return [t[1:-1].strip() if t.count('"') == 2 and t[0] == t[-1] == '"' else t for t in written]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from recsys.profiles.evidence import Evidence, Item, Trait
-from recsys.profiles.words import attribute_name, join, one_line, quoted, topical, value_name
+from recsys.profiles.words import facet_name, join, one_line, quoted
 
 TEMPLATE = "template"  # prompt_id and model_id of a text that no model wrote
 MAX_WORDS = 100
@@ -77,16 +77,6 @@ def sentences(evidence: Evidence, phrases: Phrases) -> list[Sentence]:
     while len(told) > 1 and sum(max(len(p.split()) for p in s.phrasings) for s in told) > MAX_WORDS:
         told.pop()
     return told
-
-
-def trait_name(trait: Trait) -> str:
-    """A trait in running text: "horror", "the 1990s", "price 10 to 20", "Sony (brand)"."""
-    value = value_name(trait.attribute, trait.value)
-    if trait.kind == "era":
-        return f"the {value}"
-    if trait.kind == "band":
-        return f"{attribute_name(trait.attribute)} {value}"
-    return value if topical(trait.attribute) else f"{value} ({attribute_name(trait.attribute)})"
 
 
 def claim(kind: str, trait: Trait) -> str:
@@ -171,7 +161,7 @@ def _count(e: Evidence) -> str:
 
 
 def _names(traits: Sequence[Trait]) -> str:
-    return join([trait_name(t) for t in traits])
+    return join([facet_name(t.attribute, t.value, t.kind) for t in traits])
 
 
 def _titles(items: Sequence[Item]) -> str:

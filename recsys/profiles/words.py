@@ -43,7 +43,7 @@ def topical(attribute: str) -> bool:
 def attribute_name(attribute: str) -> str:
     """A column name as people would say it: "prod_brand" -> "prod brand"."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", attribute)
-    return one_line(re.sub(r"[^\w%$€£+#]+|_+", " ", spaced), VALUE_LIMIT) or "attribute"
+    return one_line(re.sub(r"[^\w%$€£+#]+|_+", " ", spaced).lower(), VALUE_LIMIT) or "attribute"
 
 
 def value_name(attribute: str, value: str) -> str:
@@ -55,3 +55,13 @@ def value_name(attribute: str, value: str) -> str:
     if clean in _COUNTABLE:
         return f"{clean[:-1]}ies" if clean.endswith("y") else f"{clean}s"
     return f"{clean} titles" if clean.endswith("'s") else clean
+
+
+def facet_name(attribute: str, value: str, kind: str) -> str:
+    """A facet in running text: "horror", "the 1990s", "price 10 to 20", "players 4", "in stock", "Sony (brand)"."""
+    if kind == "era":
+        return f"the {value}"
+    if kind in ("band", "number", "flag"):
+        return attribute_name(attribute) + (f" {value}" if kind != "flag" else "")
+    name = value_name(attribute, value)
+    return name if topical(attribute) else f"{name} ({attribute_name(attribute)})"

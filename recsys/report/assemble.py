@@ -82,6 +82,7 @@ def _users(found: Evaluation, dataset: Dataset) -> list[UserPage]:
     profiles = found.profiles.frame.with_columns(plain=pl.col("model_id") == "template")
     chosen = profiles.sort("plain", maintain_order=True).head(SHOWN_USERS)
     titles = dict(dataset.catalog.frame.select("item_id", "title").iter_rows())
+    names = {str(item): title for item, title in titles.items()}
     ranks = {row["query_id"]: row for row in found.per_query.iter_rows(named=True)}
     asked = found.questions.queries.frame.join(chosen.select("query_id"), on="query_id", how="semi")
     queries = {row["query_id"]: row for row in asked.iter_rows(named=True)}
@@ -100,7 +101,7 @@ def _users(found: Evaluation, dataset: Dataset) -> list[UserPage]:
                 events=len(query["history"]),
                 profile=profile["text"],
                 model=profile["model_id"],
-                claims=profile["claims"],
+                claims=[_named(claim, names) for claim in profile["claims"]],
                 slate=[
                     SlateRow(
                         titles[row["item_id"]],
@@ -116,6 +117,12 @@ def _users(found: Evaluation, dataset: Dataset) -> list[UserPage]:
             )
         )
     return pages
+
+
+def _named(claim: str, names: Mapping[str, str]) -> str:
+    """A claim about an item says its id; here also its title."""
+    kind, _, ending = claim.rpartition("|")
+    return f"{claim} ({names[ending]})" if kind == "anchor" and ending in names else claim
 
 
 def _when(ts: int, clock: str) -> str:

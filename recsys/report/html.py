@@ -42,6 +42,8 @@ def render_report(data: ReportData) -> str:
         "rank": words.rank,
         "stage": words.stage_name,
         "short": words.short,
+        "label": words.label,
+        "claim": words.claim,
     }
     finding = words.reranker_finding(data.metrics)
     body, per_query = data.metrics, data.per_query
@@ -61,7 +63,7 @@ def render_report(data: ReportData) -> str:
         compared=words.compared,
         fusion_words=_fusion_words(data.sources),
         plots=plots.all_plots(body, per_query, data.activity),
-        counts={_label(k): _value(v) for k, v in body.get("data", {}).items() if not isinstance(v, list | dict)},
+        counts={words.label(k): _value(v) for k, v in body.get("data", {}).items() if not isinstance(v, list | dict)},
         spent=dict(_spent(body)),
     )
 
@@ -99,10 +101,6 @@ def _spent(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Time", words.duration(float(spent.get("total", sum(spent.values()))))
     if body.get("peak_rss_mb") is not None:
         yield "Peak memory", words.memory(float(body["peak_rss_mb"]))
-
-
-def _label(key: str) -> str:
-    return key.replace("_", " ").capitalize()
 
 
 def _value(value: Any) -> str:

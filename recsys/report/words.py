@@ -45,6 +45,16 @@ def short(text: str, length: int = LONGEST) -> str:
     return line if len(line) <= length else line[: length - 1].rstrip() + "…"
 
 
+def label(key: str) -> str:
+    """A key as a label."""
+    return key[:1].upper() + key[1:].replace("_", " ")
+
+
+def claim(text: str) -> str:
+    """A claim of evidence, whose fields are parted by `|`, for people."""
+    return short(text.replace("|", " · ").replace("=", " ") if "|" in text else text)
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """A plain number, or a dash where there is none."""
     return "–" if value is None else f"{value:z,.{digits}f}".replace("-", MINUS)

@@ -2,8 +2,8 @@
 
 The loss is the listwise softmax (Cao et al., ListNet, ICML 2007) plus a ridge that pulls towards a prior: the order
 that the lists came in, that is, weight on the feature `base` and none elsewhere. The ridge is chosen by
-cross-validation, and the prior itself is kept unless the best ridge beats it on held-out lists by more than one
-standard error: with a few hundred lists, anything less is noise and would make the order worse.
+cross-validation, and the prior itself is kept unless the best ridge beats it on held-out lists by more than
+`certainty` standard errors: with a few hundred lists, anything less is noise and would make the order worse.
 """
 
 import math
@@ -113,6 +113,7 @@ def fit_fusion(
     base: str,
     lm_features: Sequence[str],
     grid: Sequence[float],
+    certainty: float,
     queries: int,
     with_answer: int,
     seed: int,
@@ -128,9 +129,9 @@ def fit_fusion(
             kept, None, queries, with_answer, 0, 0.0, 0.0, 0.0, 0.0, (0.0, 0.0), verdict
         )
     folds = np.random.default_rng(seed).permutation(len(lists)) % min(FOLDS, len(lists))
-    l2, candidates, reranked = _choose(lists, base, grid, folds)
+    l2, candidates, reranked = _choose(lists, base, grid, certainty, folds)
     others = [name for name in lists.names if name not in lm_features]
-    without_lm = _choose(lists.only(others), base, grid, folds)[2]
+    without_lm = _choose(lists.only(others), base, grid, certainty, folds)[2]
     if l2 is not None:
         prior = _prior(lists, base)
         found = _fit(lists, prior, l2)
@@ -163,7 +164,9 @@ def ndcg(lists: Lists, scores: Array) -> Array:
     return np.where(places <= CUTOFF, 1 / np.log2(1 + places), 0.0)
 
 
-def _choose(lists: Lists, base: str, grid: Sequence[float], folds: Ints) -> tuple[float | None, Array, Array]:
+def _choose(
+    lists: Lists, base: str, grid: Sequence[float], certainty: float, folds: Ints
+) -> tuple[float | None, Array, Array]:
     """The ridge (None: keep the prior), and each list's held-out NDCG@10 under the prior and under the choice."""
     unchanged = ndcg(lists, lists.values[:, lists.names.index(base)])
     if folds.max() == 0:
@@ -175,7 +178,7 @@ def _choose(lists: Lists, base: str, grid: Sequence[float], folds: Ints) -> tupl
         tries.append((float((prior_loss - loss).mean()), l2, prior_loss - loss, quality))
     gain, l2, gains, quality = max(tries, key=lambda t: t[:2])
     error = float(gains.std(ddof=1)) / math.sqrt(len(gains))
-    if gain > error and quality.mean() >= unchanged.mean():
+    if gain > certainty * error and quality.mean() >= unchanged.mean():
         return l2, unchanged, quality
     return None, unchanged, unchanged
 
@@ -240,7 +243,7 @@ def _verdict(report: FusionReport, base: str, lm_features: Sequence[str]) -> str
     on_lists = f"{report.lists} lists of tune, cross-validated"
     if report.l2 is None:
         return (
-            "The order of the candidates is kept: on tune no weights beat it by more than one standard error "
+            "The order of the candidates is kept: on tune no weights beat it beyond noise "
             f"({on_lists}); the LM counts nothing."
         )
     lm = sum(report.weights.get(name, 0.0) for name in lm_features)

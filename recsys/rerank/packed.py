@@ -45,6 +45,7 @@ class PackedConfig(BaseModel):
     features    : what is fused; those that the candidates lack are left out at fit
     tune_users  : how many of tune's queries, among those whose answer is in their list, the model reads at fit
     l2          : ridges to choose among
+    certainty   : by how many standard errors learned weights must beat the candidates' order on held-out lists
     prior_items : a catalog of at most so many items has all priors computed at fit; beyond, items met later cost one
         small pass each, once
     """
@@ -58,6 +59,7 @@ class PackedConfig(BaseModel):
     features: tuple[Feature, ...] = ("score", "log_rank", "pmi", "log_popularity", "content")
     tune_users: int = Field(default=300, ge=1)
     l2: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0), min_length=1)
+    certainty: float = Field(default=1.0, ge=0)
     prior_items: int = Field(default=20_000, ge=0)
 
     def fit(
@@ -89,6 +91,7 @@ class PackedConfig(BaseModel):
             base="score",
             lm_features=("pmi",),
             grid=self.l2,
+            certainty=self.certainty,
             queries=len(questions),
             with_answer=len(held),
             seed=seed,
