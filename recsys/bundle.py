@@ -35,13 +35,14 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle."""
+    """A loaded bundle. `liked` is the weight of an event that is known only by its item: it counts as liked."""
 
     path: Path
     manifest: Mapping[str, Any]
     recommender: Recommender
     log: InteractionLog
     catalog: Catalog
+    liked: float = 1.0
 
     @property
     def name(self) -> str:
@@ -83,7 +84,7 @@ class Bundle:
         if not known.all():
             place = int((~known).arg_true()[0])
             raise UnknownItemError(f"history[{place}] = {history[place]!r} is not in the catalog of bundle {self.path}")
-        return adhoc_query(items.to_list(), user_id=user_id, at=self.now, dtype=dtype)
+        return adhoc_query(items.to_list(), user_id=user_id, at=self.now, weight=self.liked, dtype=dtype)
 
 
 def _cast(values: Sequence[Id], dtype: Any, field: str, error: type[Exception]) -> pl.Series:
@@ -163,7 +164,8 @@ def load(path: Path, settings: Settings, *, lm: LanguageModel | None = None) -> 
         reasons=profiles.reasons,
         depth=spec.depth,
     )
-    return Bundle(path, manifest, recommender, interactions, catalog)
+    like_at = profiles.known.population.like_at
+    return Bundle(path, manifest, recommender, interactions, catalog, liked=1.0 if like_at is None else like_at)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

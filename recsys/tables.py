@@ -217,9 +217,15 @@ def query_histories(log: InteractionLog) -> Queries:
 
 
 def adhoc_query(
-    history: Sequence[Id], *, user_id: Id | None = None, query_id: Id = "adhoc", at: int = 0, dtype: Any = None
+    history: Sequence[Id],
+    *,
+    user_id: Id | None = None,
+    query_id: Id = "adhoc",
+    at: int = 0,
+    weight: float = 1.0,
+    dtype: Any = None,
 ) -> Queries:
-    """One query from a bare list of items (oldest first), as the endpoint gets it; weights 1, times `at`."""
+    """One query from a bare list of items (oldest first), as the endpoint gets it; all of one weight, all `at`."""
     dtype = dtype or (pl.String if any(isinstance(i, str) for i in history) else pl.Int64)
     n = len(history)
     return Queries(
@@ -229,7 +235,7 @@ def adhoc_query(
                 "user_id": [user_id],
                 "at": [at],
                 "history": [list(history)],
-                "weights": [[1.0] * n],
+                "weights": [[weight] * n],
                 "times": [[at] * n],
                 "request": [""],
             },

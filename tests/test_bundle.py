@@ -116,7 +116,9 @@ def test_k_must_fit_the_catalog(folder, weights_settings):
 
 def test_a_history_nobody_stored_is_answered_now(folder, weights_settings):
     loaded = bundle.load(folder, weights_settings)
-    item = loaded.catalog.frame["item_id"][3]
+    item, title = loaded.catalog.frame.select("item_id", "title").row(3)
+    profile = loaded.recommender.profiles.as_of(loaded.adhoc([item] * 4)).frame["text"][0]
+    assert title in profile, "what a visitor names counts as liked, also where the log is rated"
     slates = loaded.recommender.recommend(loaded.adhoc([item]), 5).frame
     assert len(slates) == 5
     assert item not in slates["item_id"].to_list()

@@ -120,6 +120,13 @@ def test_where_nothing_supports_an_item_its_popularity_is_named_only_if_true(cat
     assert only(popular, catalog, [0], 7) == "A step beyond what you have chosen so far"
 
 
+def test_a_shared_decade_alone_is_a_worse_reason_than_popularity() -> None:
+    dated = catalog_of([f"T{i}" for i in range(20)], year=[2011] * 14 + [1950] * 6)
+    popular = reasons_of(dated, [[6, i] for i in range(14)])
+    assert only(popular, dated, [0], 6) == "Popular with people here"
+    assert only(popular, dated, [0], 7) == 'Because you chose "T0": also 2010s'
+
+
 def test_of_an_empty_history_nothing_is_claimed(catalog: Catalog) -> None:
     popular = reasons_of(catalog, [[6, i] for i in range(8)])
     assert only(popular, catalog, [], 6) == "Popular with people here"

@@ -13,8 +13,6 @@ Seen: {recent}
 Next:
 [item]
 "{title}"
-[separator]
-;
 [empty]
 Next:
 [answer]
@@ -28,7 +26,7 @@ def prompt() -> Prompt:
 
 
 def test_a_context_holds_profile_and_titles(prompt: Prompt) -> None:
-    assert prompt.render("You like trains.", ["Heat", "Ran"]) == 'You like trains.\nSeen: "Heat";"Ran"\nNext:'
+    assert prompt.render("You like trains.", ["Heat", "Ran"]) == 'You like trains.\nSeen: "Heat", "Ran"\nNext:'
 
 
 def test_a_line_with_nothing_to_say_is_left_out(prompt: Prompt) -> None:
@@ -62,7 +60,7 @@ def test_the_oldest_titles_give_way_where_the_context_grows_too_long(prompt: Pro
     text = prompt.render("p" * 5000, titles)
     assert len(text) <= CONTEXT_CHARS + 50
     assert "99 long" in text
-    assert "1 long" not in text.split(";")[0]
+    assert "1 long" not in text.split(",")[0]
 
 
 def test_a_title_of_ten_thousand_characters_is_bounded(prompt: Prompt) -> None:
@@ -81,7 +79,7 @@ def test_plain_text_is_one_bounded_line_without_double_quotes(text: str, longest
 def test_every_shipped_prompt_reads_and_says_nothing_of_the_user_when_empty() -> None:
     prompt = Prompt.read("pmi-v1")
     assert "{" not in prompt.render("You like trains.", ["Heat"]) + prompt.empty + prompt.render_answer("Ran")
-    assert prompt.render("", []).split("\n")[-1] == prompt.empty.split("\n")[-1] or prompt.empty
+    assert prompt.render("", []) == prompt.empty
 
 
 def test_an_unknown_prompt_names_the_known_ones() -> None:

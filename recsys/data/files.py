@@ -106,7 +106,8 @@ def _parents(path: Path) -> Iterator[None]:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn a failed write into `StorageError`. Rust libraries (polars, safetensors) wrap the OS's error as text."""
+    """Turn a failed write into `StorageError`. Rust libraries (polars, safetensors) wrap the OS's error as text, and
+    the Parquet writer, where it fails in the footer, says no more than "transport error"."""
     advice = "free space or choose another place"
     try:
         yield
@@ -115,6 +116,6 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error.strerror or error}; {advice}") from error
     except Exception as error:
-        if "(os error " not in str(error):
+        if not any(sign in str(error) for sign in ("(os error ", "transport error")):
             raise
         raise StorageError(f"{path}: cannot be written: {str(error).splitlines()[0]}; {advice}") from error

@@ -115,7 +115,7 @@ class Known:
 def thresholds(
     log: InteractionLog, like_at: float | str, dislike_at: float | str | None, *, rated: bool
 ) -> tuple[float | None, float | None]:
-    """Resolve "auto": likes from the median weight up, dislikes up to the 20th percentile where that is lower.
+    """Resolve "auto": likes from the median weight up, dislikes up to the 10th percentile where that is lower.
 
     An unrated log has neither: every event counts as a like.
     """
@@ -125,7 +125,7 @@ def thresholds(
     like = _percentile(weights, 0.5) if isinstance(like_at, str) else like_at
     if not isinstance(dislike_at, str):
         return like, dislike_at
-    low = _percentile(weights, 0.2)
+    low = _percentile(weights, 0.1)
     return like, low if low < like else None
 
 

@@ -22,6 +22,7 @@ _VALUE = 26
 _CHUNK = 512  # queries at a time, which bounds memory
 _KEPT = 8  # supporting history items kept of each slate item
 _TELLING = 2.0  # nats of shared rarity from which on shared attributes are a better reason than a usual step
+_FAINT = 0.3  # nats below which a shared decade, say, is a worse reason than the item's popularity
 _MEASURE = 0.25  # what a shared decade, number or band counts beside a shared name, by its rarity
 _HALF_LIFE = 50  # events after which a history item supports three quarters as much
 _POPULAR = 0.9  # items above this quantile of events are called popular
@@ -50,7 +51,7 @@ class Reasons:
             for line, item, empty, again, before, shared, users, values in found.iter_rows():
                 if again:
                     reasons[line] = "You have chosen this before"
-                elif before is None:
+                elif before is None or (shared < _FAINT and not users and self._is_popular(item)):
                     reasons[line] = self._alone(item, empty=empty)
                 else:
                     title = quoted(titles.get(self.known.vocab.ids[before], self.known.titles[before]), _TITLE)
@@ -87,6 +88,9 @@ class Reasons:
         """Events from which on an item is popular: the top tenth of items, where that stands above the middle."""
         events = self.known.population.items["events"].to_numpy()
         return max(float(np.quantile(events, _POPULAR)), float(np.median(events)) + 1) if len(events) else np.inf
+
+    def _is_popular(self, item: int) -> bool:
+        return item >= 0 and bool(self.known.events[item] >= self._popular_from)
 
     def _support(self, lines: pl.DataFrame, queries: Queries) -> pl.DataFrame:
         """Every line with its supporting item `before` (null for none), what they share, and what the history is."""
@@ -180,6 +184,6 @@ class Reasons:
 
     def _alone(self, item: int, *, empty: bool) -> str:
         """What can be said of an item that nothing in the history supports."""
-        if item >= 0 and self.known.events[item] >= self._popular_from:
+        if self._is_popular(item):
             return "Popular with people here"
         return "A first suggestion, before we know you" if empty else "A step beyond what you have chosen so far"

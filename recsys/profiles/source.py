@@ -26,7 +26,7 @@ class ProfilesConfig(BaseModel):
     """How profiles are made.
 
     like_at, dislike_at : weights from which up, and to which down, an event is a like or a dislike; "auto" takes the
-        median weight and the 20th percentile (where that is lower). Unrated logs have likes only.
+        median weight and the 10th percentile (where that is lower). Unrated logs have likes only.
     top, recent, shrinkage : tastes kept; how many last events count as recent; prior events that pull lifts to 1
     lm_users : how many users an LM writes for in one run (0: template only)
     prompt   : "choose" (the LM chooses among given phrasings by likelihood) or "write" (it writes freely from the

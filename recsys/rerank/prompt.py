@@ -2,7 +2,7 @@
 
 [context] what is known of the user: {profile} and {recent}, the recent titles; a line whose only filling is empty is
           left out
-[item]    one recent title, {title}; they are joined by line breaks, or by [separator]
+[item]    one recent title, {title}; they are joined by ", "
 [empty]   the same prompt saying nothing of the user: what a title's likelihood is measured against
 [answer]  what is scored: {title}
 
@@ -21,8 +21,9 @@ from recsys.errors import SpecError
 TITLE_CHARS = 100
 PROFILE_CHARS = 600
 CONTEXT_CHARS = 2000
+SEPARATOR = ", "
 _SLOT = re.compile(r"\{(profile|recent|title)\}")
-_SECTION = re.compile(r"^\[(context|item|separator|empty|answer)\]\n", re.MULTILINE)
+_SECTION = re.compile(r"^\[(context|item|empty|answer)\]\n", re.MULTILINE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
 _QUOTES = str.maketrans({'"': "'", "“": "'", "”": "'", "„": "'", "«": "'", "»": "'"})
 
@@ -35,7 +36,6 @@ class Prompt:
     text: str
     context: str
     item: str
-    separator: str
     empty: str
     answer: str
 
@@ -57,7 +57,7 @@ class Prompt:
             if section not in found:
                 raise SpecError(f"prompt '{name}': section [{section}] is missing")
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return cls(f"{name}@{digest}", text, separator=found.pop("separator", "\n"), **found)
+        return cls(f"{name}@{digest}", text, **found)
 
     @property
     def name(self) -> str:
@@ -68,9 +68,9 @@ class Prompt:
         """The context of a user; the oldest titles give way where it would grow beyond `CONTEXT_CHARS`."""
         about = plain(profile, PROFILE_CHARS)
         items = [_fill(self.item, title=plain(title, TITLE_CHARS)) for title in recent_titles]
-        while items and len(about) + sum(len(item) + len(self.separator) for item in items) > CONTEXT_CHARS:
+        while items and len(about) + sum(len(item) + len(SEPARATOR) for item in items) > CONTEXT_CHARS:
             items.pop(0)
-        values = {"profile": about, "recent": self.separator.join(items)}
+        values = {"profile": about, "recent": SEPARATOR.join(items)}
         lines = [line for line in self.context.split("\n") if not _void(line, values)]
         return _fill("\n".join(lines), **values)
 
