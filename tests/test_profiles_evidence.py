@@ -112,9 +112,9 @@ def test_an_unrated_log_has_likes_only() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "expected"),
-    [([1, 2, 3, 4, 5], (3.0, 1.0)), ([4, 4, 4, 4], (4.0, None)), ([1, 5, 5, 5, 5, 5], (5.0, None))],
+    [([1, 2, 3, 4, 5], (3.0, 1.0)), ([4, 4, 4, 4], (4.0, None)), ([1] + [5] * 11, (5.0, None))],
 )
-def test_automatic_thresholds_are_the_median_and_a_lower_fifth(weights: list[float], expected: Any) -> None:
+def test_automatic_thresholds_are_the_median_and_the_lowest_tenth(weights: list[float], expected: Any) -> None:
     assert thresholds(log_of([(1, i, w) for i, w in enumerate(weights)]), "auto", "auto", rated=True) == expected
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,17 @@ def test_scoring(small_lm: Any) -> None:
 
 @pytest.mark.weights
 def test_one_request_through_the_whole_line(tiny: Any, small_lm: Any, encoder: Any, weights_settings: Any) -> None:
+    from recsys.rerank import Fallback
+    from recsys.rerank.fusion import LinearFusion
     from recsys.spec import fit, load_spec
     from recsys.tables import query_histories
 
-    recommender = fit(tiny, load_spec(SPEC), weights_settings, seed=0, lm=small_lm).recommender
+    spec = load_spec(SPEC)
+    spec = spec.model_copy(update={"reranker": spec.reranker.model_copy(update={"tune_users": 10})})
+    fitted: Any = fit(tiny, spec, weights_settings, seed=0, lm=small_lm).recommender
+    # A fitted weight of zero would spare the LM the reading that is to be timed.
+    outspoken = replace(fitted.reranker.primary, fusion=LinearFusion({"score": 1.0, "pmi": 1.0}))
+    recommender = replace(fitted, reranker=Fallback(outspoken))
     some = one_by_one(Queries(query_histories(tiny.log).frame.head(20)))
     rows = []
     for name, line in (("with the LM", recommender), ("candidates only", recommender.candidates_only())):
