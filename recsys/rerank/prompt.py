@@ -65,11 +65,14 @@ class Prompt:
         return self.prompt_id.partition("@")[0]
 
     def render(self, profile: str, recent_titles: Sequence[str]) -> str:
-        """The context of a user; the oldest titles give way where it would grow beyond `CONTEXT_CHARS`."""
+        """The context of a user, or `empty` where nothing is known; the oldest titles give way where it would grow
+        beyond `CONTEXT_CHARS`."""
         about = plain(profile, PROFILE_CHARS)
         items = [_fill(self.item, title=plain(title, TITLE_CHARS)) for title in recent_titles]
         while items and len(about) + sum(len(item) + len(SEPARATOR) for item in items) > CONTEXT_CHARS:
             items.pop(0)
+        if not about and not items:
+            return self.empty
         values = {"profile": about, "recent": SEPARATOR.join(items)}
         lines = [line for line in self.context.split("\n") if not _void(line, values)]
         return _fill("\n".join(lines), **values)
