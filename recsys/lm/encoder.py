@@ -71,7 +71,7 @@ class LocalEncoder:
         coded = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens).input_ids if texts else []
         vectors = np.zeros((len(coded), int(self.model.config.hidden_size)), dtype=np.float32)
         order = sorted(range(len(coded)), key=lambda i: len(coded[i]))
-        with tqdm(total=len(coded), desc="embed", unit="text", disable=len(coded) <= _QUIET_UP_TO) as bar:
+        with tqdm(total=len(coded), desc="embed", unit="text", disable=len(coded) <= _QUIET_UP_TO or None) as bar:
             for at in range(0, len(order), _BATCH):
                 batch = order[at : at + _BATCH]
                 try:

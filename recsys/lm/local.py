@@ -90,7 +90,7 @@ class LocalLM:
         coded = [[*around[0], *ids, *around[1]] for ids in self._cut([self._ids(p) for p in prompts], room)]
         order = sorted(range(len(coded)), key=lambda i: (len(coded[i]), coded[i]))
         texts = [""] * len(coded)
-        with tqdm(total=len(coded), desc="LM writes", unit="text", disable=len(coded) < _QUIET_BELOW) as bar:
+        with tqdm(total=len(coded), desc="LM writes", unit="text", disable=len(coded) < _QUIET_BELOW or None) as bar:
             for at in range(0, len(order), _GENERATE_BATCH):
                 batch = order[at : at + _GENERATE_BATCH]
                 written = self._generate_batch([coded[i] for i in batch], max_tokens, tuple(stop))

@@ -99,7 +99,9 @@ class Fallback:
             return own.frame
 
         last: list[str] = []
-        with tqdm(total=len(queries), desc="rerank", unit="user", disable=len(queries) <= QUIET_UP_TO) as bar:
+        with tqdm(
+            total=len(queries), desc="rerank", unit="user", leave=None, disable=len(queries) <= QUIET_UP_TO or None
+        ) as bar:
             done = [candidates.frame.clear()]
             for block in queries.batches(_BLOCK):
                 done.append(serve(block))

@@ -180,7 +180,7 @@ class PackedReranker:
         titles = titles_of(catalog, heads, queries.frame)
         histories = dict(queries.frame.select("query_id", "history").iter_rows())
         texts = dict(profiles.frame.select("query_id", "text").iter_rows())
-        bar = tqdm(heads, desc="LM reads", unit="user", disable=len(heads) <= QUIET_UP_TO)
+        bar = tqdm(heads, desc="LM reads", unit="user", leave=None, disable=len(heads) <= QUIET_UP_TO or None)
         opinions = []
         for head in bar:
             query_id = head["query_id"][0]
@@ -204,7 +204,7 @@ class PackedReranker:
     def _learn_priors(self, titles: Iterable[str]) -> None:
         answers = sorted({self.prompt.render_answer(title) for title in titles} - self.priors.keys())
         batches = [answers[i : i + _PRIOR_BATCH] for i in range(0, len(answers), _PRIOR_BATCH)]
-        self._score_priors(tqdm(batches, desc="LM reads titles", disable=len(answers) <= QUIET_UP_TO))
+        self._score_priors(tqdm(batches, desc="LM reads titles", disable=len(answers) <= QUIET_UP_TO or None))
 
     def _score_priors(self, batches: Iterable[list[str]]) -> None:
         for batch in batches:
