@@ -141,17 +141,19 @@ def reranker_finding(body: Mapping[str, Any]) -> Finding:
         f"NDCG@10 went from {number(before)} to {number(after)}: a difference of {signed(lift['delta'])}{relative} "
         f"(95% interval {spread(bounds, sign=True)}; p {_equals(lift['p'])})."
     )
+    verdict = body.get("tuning", {}).get("reranker", {}).get("verdict")
+    learned = [f"What the fit found: {verdict}"] if verdict else []
     if way != "none":
-        return Finding(f"The reranker orders the candidates {way} than they came", [facts], way)
+        return Finding(f"The reranker orders the candidates {way} than they came", [facts, *learned], way)
     headline = "The reranker makes no measurable difference"
     if bounds[0] == bounds[1] == 0:
-        return Finding(headline, [facts, "It changed no user's NDCG@10."], way)
+        return Finding(headline, [facts, "It changed no user's NDCG@10.", *learned], way)
     widest = max(abs(b) for b in bounds)
     limit = (
         f"The interval covers zero. With this many users an effect of up to about {number(widest, 3)} either way "
         "cannot be ruled out."
     )
-    return Finding(headline, [facts, limit], way)
+    return Finding(headline, [facts, limit, *learned], way)
 
 
 def candidates_finding(per_query: pl.DataFrame, seed: int = 0) -> str:
