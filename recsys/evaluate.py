@@ -72,7 +72,8 @@ def evaluate(
     questions = parts.questions("test").sample(sample_users, seed)
     queries, truth = questions.queries, questions.truth
     with clock.step("generate candidates"):
-        popular = PopularConfig().fit(parts.known, catalog, seed=seed).generate(queries, DEPTH)
+        floor = PopularConfig(exclude_seen=spec.generator.exclude_seen)
+        popular = floor.fit(parts.known, catalog, seed=seed).generate(queries, DEPTH)
         candidates = recommender.generator.generate(queries, DEPTH)
     with clock.step("describe users"):
         profiles = recommender.profiles.as_of(queries)
@@ -106,8 +107,15 @@ def evaluate(
         per_query = per_query.join(
             found.select("query_id", pl.col("rank").alias(stage)), on="query_id", how="left", maintain_order="left"
         )
+    described = describe(dataset, interactions, questions)
+    if spec.generator.exclude_seen and described["answers_already_met"] > 0.05:
+        log.warning(
+            "%.0f%% of the answers are items that the user had met before, which are never proposed: "
+            "set generator.exclude_seen = false where items come again",
+            100 * described["answers_already_met"],
+        )
     metrics = {
-        "data": describe(dataset, interactions, questions),
+        "data": described,
         "split": split,
         "stages": stages,
         "lift": lift,

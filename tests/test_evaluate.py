@@ -8,6 +8,7 @@ import pytest
 
 from checks import HashLM, with_word_vectors
 from recsys.candidates import FusionConfig, PopularConfig, TransitionsConfig
+from recsys.data.ingest import dataset_from_frames
 from recsys.errors import SpecError, StorageError
 from recsys.evaluate import evaluate, write_results
 from recsys.lm import LMConfig
@@ -81,6 +82,26 @@ def test_a_reranker_that_reads_noise_is_not_trusted(world, weights_settings):
 def test_a_time_split_asks_only_about_the_last_days(world, weights_settings):
     found = evaluate(world, PLAIN, weights_settings, split="time", sample_users=40)
     assert found.known.frame["ts"].max() < found.questions.queries.frame["at"].min()
+
+
+def repeating(n_users: int = 60) -> pl.DataFrame:
+    """Everybody comes back to one item of their own, and at times meets something new."""
+    rows = [(u, 20 + (u + t) % 10 if t in (1, 3, 5) else u % 20, 86_400 * t) for u in range(n_users) for t in range(9)]
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+
+
+def test_repeats_are_found_only_where_seen_items_may_come_again(weights_settings, caplog):
+    items = pl.DataFrame({"item_id": range(30), "title": [f"Item {i}" for i in range(30)]})
+    dataset = dataset_from_frames("repeats", repeating(), items)
+    found = evaluate(dataset, PLAIN, weights_settings)
+    assert found.metrics["data"]["answers_already_met"] == 1.0
+    assert found.metrics["stages"]["candidates"]["recall@100"] == 0.0
+    assert "generator.exclude_seen = false" in caplog.text
+    again = PLAIN.model_copy(update={"generator": PLAIN.generator.model_copy(update={"exclude_seen": False})})
+    repeated = evaluate(dataset, again, weights_settings).metrics
+    assert repeated["stages"]["candidates"]["ndcg@10"] > 0.4
+    assert repeated["stages"]["popular"]["recall@100"] == 1.0
+    assert {row["recall@100"] for row in repeated["sources"]} == {1.0}
 
 
 def test_results_are_written_whole_or_not_at_all(found, tmp_path):

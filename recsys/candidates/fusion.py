@@ -57,7 +57,9 @@ class FusionConfig(Config):
         inner = split_log(log, "leave-last")
         room = FIT_CELLS // (len(self.sources) * max(1, min(len(catalog), FIT_ITEMS)))
         questions = inner.questions("test").sample(min(self.tune_queries, max(room, 1)), seed)
-        chosen = [self._choose(source, inner.known, catalog, questions, seed) for source in self.sources]
+        # Whether seen items may come again is the fusion's to say; its sources are tuned and compared under one rule.
+        wanted = [source.model_copy(update={"exclude_seen": self.exclude_seen}) for source in self.sources]
+        chosen = [self._choose(source, inner.known, catalog, questions, seed) for source in wanted]
         names = [source.name for _, source, _ in chosen]
         if len(set(names)) < len(names):
             raise SpecError(f"generator.sources: two sources have the same name ({', '.join(names)})")
