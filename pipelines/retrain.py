@@ -4,7 +4,6 @@ The recipe is fitted and measured with test held out, then fitted again on the w
 published: logged to MLflow, registered, and made `champion` if the recipe is not worse than the champion's.
 """
 
-import hashlib
 import logging
 import sys
 from pathlib import Path
@@ -15,14 +14,14 @@ from rich.console import Console
 
 from recsys import bundle
 from recsys.data.datasets import dataset_path
-from recsys.data.ingest import Dataset, read_dataset
+from recsys.data.ingest import read_dataset
 from recsys.data.split import SplitKind
 from recsys.errors import RecsysError
 from recsys.evaluate import Evaluation, evaluate, write_results
 from recsys.registry import MODEL, SETTING, Registry, setting_tag
 from recsys.report import stage_table, write_report
 from recsys.report.assemble import report_data
-from recsys.settings import Settings
+from recsys.settings import load_settings
 from recsys.spec import Spec, fit, load_spec
 
 log = logging.getLogger("recsys.pipelines")
@@ -40,7 +39,8 @@ def retrain(
     tolerance: Annotated[float, typer.Option(min=0, help="NDCG@10 that a new champion may lack")] = 0.001,
 ) -> None:
     """Fit, evaluate and publish a recipe on a dataset."""
-    settings, recipe, registry = Settings(), load_spec(spec), Registry.of(Settings())
+    settings, recipe = load_settings(), load_spec(spec)
+    registry = Registry.of(settings)
     champion = registry.champion(model)  # asked first: a registry out of reach shows before hours of work
     dataset = read_dataset(dataset_path(data, settings))
     options: dict[str, Any] = {"split": split, "core": k_core, "sample_users": sample_users, "seed": seed}
@@ -49,7 +49,7 @@ def retrain(
     write_results(found, out / "evaluation")
     write_report(out / "evaluation" / "report.html", report_data(found, dataset))
 
-    setting = setting_tag({"log": _digest(dataset), "items": len(dataset.catalog), **options})
+    setting = setting_tag(dataset, options)
     rival = None
     if champion is not None and champion.setting != setting:
         before = Spec.model_validate(bundle.read_manifest(registry.resolve(f"models:/{model}@champion"))["spec"])
@@ -72,16 +72,14 @@ def retrain(
     Console().print(stage_table(found.metrics))
     print(f"run {run_id} in {out}: evaluation/report.html, bundle/")
     print(f"version {number} of '{model}' is the {'champion' if promotion.promoted else 'challenger'}: {promotion.why}")
-    print(f"recsys serve --bundle models:/{model}@champion")
+    if champion is not None and not promotion.promoted:
+        print(f"the champion is still version {champion.number}")
+    print(f"serve it: recsys serve --bundle models:/{model}@champion")
 
 
 def _served(found: Evaluation) -> dict[str, Any]:
     """The metrics of the stage that is served, and so the ones that decide."""
     return dict(found.metrics["stages"]["reranked"])
-
-
-def _digest(dataset: Dataset) -> str:
-    return hashlib.sha256(dataset.log.frame.write_csv().encode()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

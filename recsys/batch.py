@@ -3,6 +3,7 @@
 `OUT/part-00000.parquet`, `part-00001.parquet`, ... hold `shard_size` users each, in the order of the user list; a shard
 is there whole or not at all, so an interrupted run goes on where it stopped. `OUT/_run.json` says what the shards
 belong to (bundle, k, users, ...), and a run that differs in any of it refuses to mix. `OUT/_SUCCESS.json` appears last.
+Users whom the reranker failed have the candidates' order; they count as `not_reranked`, and a rerun tries them again.
 Read the result with `pl.read_parquet("OUT/part-*.parquet")`.
 """
 
@@ -19,6 +20,8 @@ import polars as pl
 from recsys.bundle import Bundle
 from recsys.data.files import atomic_file
 from recsys.errors import DataError, SpecError, StorageError, UnknownUserError
+from recsys.recommender import check_k
+from recsys.rerank import Identity
 from recsys.tables import Id, Queries, Slates
 
 RUN, SUCCESS = "_run.json", "_SUCCESS.json"
@@ -46,6 +49,8 @@ class BatchReport:
     """Users for whom the recommender had no item at all."""
     reranked: int
     """Users with at least one row whose order comes from the reranker."""
+    not_reranked: int
+    """Users whom the reranker should have served and failed: all their rows are in the candidates' order."""
     shards: int
     written: int
     seconds: float
@@ -122,7 +127,7 @@ def run_batch(
     restart: bool = False,
     progress: bool = True,
 ) -> BatchReport:
-    """Write the top `k` of every user into `out`; a rerun skips the shards that are there.
+    """Write the top `k` of every user into `out`; a rerun skips the users who are there, except `not_reranked` ones.
 
     With `rerank_users` only the first so many of `users` are reranked; the others get the candidate order and
     `served_by` "candidates". Neither `shard_size` nor an interruption changes a slate.
@@ -130,7 +135,7 @@ def run_batch(
     Errors: `SpecError` for a bad `k`, an empty or repeating user list; `StorageError` when `out` holds another run's
     shards (unless `restart`, which removes them), anything else, or cannot be written; `UnknownUserError`.
     """
-    check_k(k, bundle)
+    check_k(k, bundle.catalog)
     if shard_size < 1 or (rerank_users is not None and rerank_users < 0):
         raise SpecError("--shard-size must be at least 1 and --rerank-users at least 0")
     if not users or len(set(users)) < len(users):
@@ -143,62 +148,72 @@ def run_batch(
         "shard_size": shard_size,
     }
     _claim(out, run, restart=restart)
+    limit = len(users) if rerank_users is None else rerank_users
+    if isinstance(bundle.recommender.reranker, Identity):
+        limit = 0
     shards = [
-        _Shard(out / f"part-{number:05d}.parquet", users[first : first + shard_size], first)
+        _Shard(out / f"part-{number:05d}.parquet", users[first : first + shard_size], max(0, limit - first))
         for number, first in enumerate(range(0, len(users), shard_size))
     ]
-    todo = [shard for shard in shards if not shard.path.exists()]
+    todo = [(shard, some) for shard in shards if (some := _todo(shard))]
     started = time.perf_counter()
-    for shard in _with_progress(todo, show=progress):
-        limit = len(shard.users) if rerank_users is None else max(0, rerank_users - shard.first)
-        frame = _slates(bundle, shard.users, k, rerank=limit)
+    for shard, some in _with_progress(todo, show=progress):
+        frame = _slates(bundle, shard, some, k)
         with atomic_file(shard.path) as temporary:
             frame.write_parquet(temporary)
     seconds = time.perf_counter() - started
     counts = _count(shards)
     _write_json(out / SUCCESS, {**counts, "run": run})
-    return BatchReport(out, **counts, written=sum(len(shard.users) for shard in todo), seconds=seconds)
+    return BatchReport(out, **counts, written=sum(len(some) for _, some in todo), seconds=seconds)
 
 
 @dataclass(frozen=True)
 class _Shard:
     path: Path
     users: Sequence[Id]
-    first: int
-    """Place of its first user in the whole list."""
+    rerank: int
+    """How many of its users, the first ones, are to be reranked."""
 
 
-def check_k(k: int, bundle: Bundle) -> None:
-    """Errors: `SpecError` where `k` is below 1 or above the number of items in the catalog."""
-    if k < 1:
-        raise SpecError(f"k = {k}: must be at least 1")
-    if k > len(bundle.catalog):
-        raise SpecError(f"k = {k}: the catalog holds only {len(bundle.catalog)} items")
+def _todo(shard: _Shard) -> list[Id]:
+    """The users to be served: all of a shard that is not there, else those whom the reranker failed."""
+    return _not_reranked(shard, _read(shard)) if shard.path.exists() else list(shard.users)
 
 
-def _with_progress(shards: list[_Shard], *, show: bool) -> Iterator[_Shard]:
-    """The shards under a progress bar that counts users (only on a terminal)."""
+def _not_reranked(shard: _Shard, frame: pl.DataFrame) -> list[Id]:
+    """Users that were to be reranked and have rows, but none by the reranker."""
+    failed = set(frame["user_id"]) - set(frame.filter(pl.col("served_by") == "reranker")["user_id"])
+    return [user for user in shard.users[: shard.rerank] if user in failed]
+
+
+def _with_progress(todo: list[tuple[_Shard, list[Id]]], *, show: bool) -> Iterator[tuple[_Shard, list[Id]]]:
+    """The work under a progress bar that counts users (only on a terminal)."""
     from tqdm import tqdm
 
     with tqdm(
-        total=sum(len(s.users) for s in shards), unit="user", desc="batch", disable=None if show else True
+        total=sum(len(some) for _, some in todo), unit="user", desc="batch", disable=None if show else True
     ) as bar:
-        for shard in shards:
-            yield shard
-            bar.update(len(shard.users))
+        for shard, some in todo:
+            yield shard, some
+            bar.update(len(some))
 
 
-def _slates(bundle: Bundle, users: Sequence[Id], k: int, *, rerank: int) -> pl.DataFrame:
-    """The output rows of one shard: users in the order given, then rank; the first `rerank` users are reranked."""
+def _slates(bundle: Bundle, shard: _Shard, todo: list[Id], k: int) -> pl.DataFrame:
+    """The shard's rows, users in its order, then rank: those of `todo` computed, the others as they are there."""
+    rerank = set(shard.users[: shard.rerank])
     parts = []
+    if len(todo) < len(shard.users):
+        parts.append(_read(shard, COLUMNS).filter(~pl.col("user_id").is_in(todo)))
     for recommender, some in (
-        (bundle.recommender, users[:rerank]),
-        (bundle.recommender.candidates_only(), users[rerank:]),
+        (bundle.recommender, [user for user in todo if user in rerank]),
+        (bundle.recommender.candidates_only(), [user for user in todo if user not in rerank]),
     ):
         if some:
             queries = bundle.queries(some)
             parts.append(_rows(queries, recommender.recommend(queries, k)))
-    return pl.concat(parts)
+    places = {user: place for place, user in enumerate(shard.users)}
+    rows = pl.concat(parts)
+    return rows.sort(rows["user_id"].replace_strict(places), "rank")
 
 
 def _rows(queries: Queries, slates: Slates) -> pl.DataFrame:
@@ -231,20 +246,27 @@ def _claim(out: Path, run: dict[str, Any], *, restart: bool) -> None:
 
 
 def _count(shards: list[_Shard]) -> dict[str, int]:
-    """What the shards hold; one that is damaged or holds other users is an error."""
-    rows = served = reranked = 0
+    """What the shards hold."""
+    rows = served = reranked = failed = 0
     for shard in shards:
-        try:
-            frame = pl.read_parquet(shard.path, columns=["user_id", "served_by"])
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise StorageError(f"{shard.path}: is damaged; remove it and run the same command again") from error
-        present = set(frame["user_id"])
-        if present - set(shard.users):
-            raise StorageError(f"{shard.path}: holds other users than this run's; use another --out or --restart")
-        rows, served = rows + len(frame), served + len(present)
+        frame = _read(shard)
+        rows, served = rows + len(frame), served + frame["user_id"].n_unique()
         reranked += frame.filter(pl.col("served_by") == "reranker")["user_id"].n_unique()
+        failed += len(_not_reranked(shard, frame))
     users = sum(len(shard.users) for shard in shards)
-    return {"users": users, "rows": rows, "empty": users - served, "reranked": reranked, "shards": len(shards)}
+    counts = {"users": users, "rows": rows, "empty": users - served, "reranked": reranked, "not_reranked": failed}
+    return {**counts, "shards": len(shards)}
+
+
+def _read(shard: _Shard, columns: Sequence[str] = ("user_id", "served_by")) -> pl.DataFrame:
+    """Some columns of a shard. Errors: `StorageError` where it is damaged or holds other users than it should."""
+    try:
+        frame = pl.read_parquet(shard.path, columns=list(columns))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise StorageError(f"{shard.path}: is damaged; remove it and run the same command again") from error
+    if set(frame["user_id"]) - set(shard.users):
+        raise StorageError(f"{shard.path}: holds other users than this run's; use another --out or --restart")
+    return frame
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import ValidationError
 
 from recsys import __version__
 from recsys.candidates import load_generator
+from recsys.data import files
 from recsys.data.files import atomic_folder
 from recsys.data.ingest import Dataset
 from recsys.errors import BundleError, UnknownItemError, UnknownUserError
@@ -24,7 +26,7 @@ from recsys.lm import load_lm
 from recsys.profiles import EvidenceProfiles
 from recsys.protocols import LanguageModel
 from recsys.recommender import Recommender
-from recsys.rerank import Fallback, load_reranker
+from recsys.rerank import Fallback, Identity, load_reranker
 from recsys.settings import Settings
 from recsys.spec import Spec
 from recsys.tables import Catalog, Id, InteractionLog, Queries, adhoc_query, query_histories
@@ -91,9 +93,19 @@ def _cast(values: Sequence[Id], dtype: Any, field: str, error: type[Exception]) 
     """Ids as the stored type: text from a command line becomes the log's integers, and the other way round."""
     texts = pl.Series("user_id", [str(v) for v in values], dtype=pl.String)
     cast = texts.cast(dtype, strict=False)
-    if cast.null_count():
-        raise error(f"{field}: {values[int(cast.is_null().arg_true()[0])]!r} is no {dtype} id, as this bundle's are")
+    # Strictly: "007" is no other way to write 7.
+    foreign = (cast.cast(pl.String) != texts).fill_null(True)
+    if foreign.any():
+        raise error(f"{field}: {values[int(foreign.arg_true()[0])]!r} is no {dtype} id, as this bundle's are")
     return cast
+
+
+def refuse_taken(path: Path, *, replace: bool = False) -> None:
+    """Raise `StorageError` where a bundle may not be written: a file, or a folder with something in it.
+
+    With `replace` an older bundle may be there, and nothing else: no folder of the user's own is ever removed.
+    """
+    files.refuse_taken(path, replace=replace and (path / MANIFEST).is_file())
 
 
 def write(
@@ -109,16 +121,17 @@ def write(
     """Write a bundle into the new folder `path`, whole or not at all.
 
     `known` is the log that the parts were fitted on (by default the dataset's whole log).
-    Errors: `StorageError` when the folder exists (without `replace`) or cannot be written.
+    Errors: `StorageError` when the folder is taken (see `refuse_taken`) or cannot be written.
     """
     interactions = known or dataset.log
+    refuse_taken(path, replace=replace)
     with atomic_folder(path, replace=replace) as folder:
-        recommender.catalog.frame.write_parquet(folder / "catalog.parquet")
+        recommender.catalog.frame.drop("embedding", strict=False).write_parquet(folder / "catalog.parquet")
         interactions.frame.write_parquet(folder / "log.parquet")
         recommender.generator.save(folder / "generator")
         recommender.profiles.save(folder / "profiles")
         recommender.reranker.save(folder / "reranker")
-        files = _hashes(folder)
+        hashes = _hashes(folder)
         manifest = {
             "format": FORMAT,
             "name": spec.name,
@@ -135,7 +148,7 @@ def write(
                 "events": len(interactions),
             },
             "metrics": dict(metrics or {}),
-            "files": files,
+            "files": hashes,
         }
         (folder / MANIFEST).write_text(_sealed(manifest))
     return path
@@ -148,24 +161,33 @@ def load(path: Path, settings: Settings, *, lm: LanguageModel | None = None) -> 
     the language model that it names is not to be had.
     """
     manifest = read_manifest(path)
-    spec = Spec.model_validate(manifest["spec"])
+    spec = stored_spec(path, manifest)
     catalog = Catalog(pl.read_parquet(path / "catalog.parquet"))
     interactions = InteractionLog(pl.read_parquet(path / "log.parquet"))
-    if spec.reranker.kind != "identity" and lm is None:
-        lm = load_lm(spec.lm, settings)
-    reranker: Any = load_reranker(spec.reranker.kind, path / "reranker", lm)
+    reranker = load_reranker(spec.reranker.kind, path / "reranker", lambda: lm or load_lm(spec.lm, settings))
     profiles = EvidenceProfiles.load(path / "profiles", catalog)
     recommender = Recommender(
         catalog=catalog,
         generator=load_generator(spec.generator.kind, path / "generator"),
         profiles=profiles,
-        reranker=reranker if spec.reranker.kind == "identity" else Fallback(reranker),
+        reranker=reranker if isinstance(reranker, Identity) else Fallback(reranker),
         policy=spec.policy.build(),
         reasons=profiles.reasons,
         depth=spec.depth,
     )
     like_at = profiles.known.population.like_at
     return Bundle(path, manifest, recommender, interactions, catalog, liked=1.0 if like_at is None else like_at)
+
+
+def stored_spec(path: Path, manifest: Mapping[str, Any]) -> Spec:
+    """The recipe of a bundle. Errors: `BundleError` where this version has other fields."""
+    try:
+        return Spec.model_validate(manifest["spec"])
+    except ValidationError as error:
+        wrote = manifest.get("recsys", "another version")
+        raise BundleError(
+            f"{path}: was written by recsys {wrote}, whose specs {__version__} cannot read: refit it"
+        ) from error
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -209,5 +231,5 @@ def _hashes(folder: Path) -> dict[str, str]:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
-    files = (f for f in sorted(folder.rglob("*")) if f.is_file() and f.relative_to(folder).as_posix() != MANIFEST)
-    return {f.relative_to(folder).as_posix(): digest(f) for f in files}
+    found = (f for f in sorted(folder.rglob("*")) if f.is_file() and f.relative_to(folder).as_posix() != MANIFEST)
+    return {f.relative_to(folder).as_posix(): digest(f) for f in found}

@@ -74,26 +74,18 @@ def evaluate(
     with clock.step("generate candidates"):
         floor = PopularConfig(exclude_seen=spec.generator.exclude_seen)
         popular = floor.fit(parts.known, catalog, seed=seed).generate(queries, DEPTH)
-        candidates = recommender.generator.generate(queries, DEPTH)
+        candidates = recommender.generator.generate(queries, max(DEPTH, recommender.depth, k))
     with clock.step("describe users"):
         profiles = recommender.profiles.as_of(queries)
     with clock.step("rerank"):
-        # The recommender reranks the `depth` candidates that it would ask for; what lies beyond keeps its order.
-        head = pl.col("rank") <= recommender.depth
-        ranked = recommender.reranker.rerank(queries, Candidates(candidates.frame.filter(head)), profiles, catalog)
+        # As many candidates as the recommender would ask for.
+        head = pl.col("rank") <= max(recommender.depth, k)
+        ranked = recommender.rerank(queries, Candidates(candidates.frame.filter(head)))
     with clock.step("explain"):
         slates = recommender.present(queries, ranked, min(k, len(catalog)))
-    lists = {"popular": popular, "candidates": candidates, "reranked": ranked}
+    lists = {"popular": popular, "candidates": candidates, "reranked": _followed(ranked, candidates)}
     # By score at every stage: a tie counts at its expected rank in all, so that no stage gains by how ties fall.
     ranks = {stage: target_ranks(listed, truth, by="score") for stage, listed in lists.items()}
-    tail = ranks["candidates"].filter(pl.col("rank") > recommender.depth)
-    if len(tail):
-        ranks["reranked"] = (
-            ranks["reranked"]
-            .join(tail.select("query_id", deep="rank"), on="query_id", how="left", maintain_order="left")
-            .with_columns(pl.coalesce("rank", "deep").alias("rank"))
-            .drop("deep")
-        )
     with clock.step("compare stages"):
         stages = {
             stage: stage_metrics(ranks[stage]["rank"], listed, catalog, seed=seed) for stage, listed in lists.items()
@@ -126,6 +118,21 @@ def evaluate(
         "run": {"spec": spec.model_dump(mode="json"), "seed": seed, "k_core": core, "versions": _versions()},
     }
     return Evaluation(metrics, per_query, sources, fitted, parts.known, questions, profiles, slates)
+
+
+def _followed(ranked: Candidates, candidates: Candidates) -> Candidates:
+    """The reranked candidates, followed by those that lay beyond the recommender's depth, in their own order.
+
+    Ties stay ties: the rest is moved down as a whole, and only where a reranker's scores would otherwise mix with it.
+    """
+    rest = candidates.frame.join(ranked.frame, on=["query_id", "item_id"], how="anti", maintain_order="left")
+    lowest = ranked.frame.group_by("query_id").agg(lowest=pl.col("score").min())
+    highest = pl.col("score").max().over("query_id")
+    overlap = pl.when(highest > pl.col("lowest")).then(highest - pl.col("lowest") + 1).otherwise(0.0)
+    moved = rest.join(lowest, on="query_id", how="left", maintain_order="left").with_columns(
+        pl.col("score") - overlap.fill_null(0.0)
+    )
+    return Candidates(pl.concat([ranked.frame, moved.select(ranked.frame.columns)]))
 
 
 def _lift(ranks: Mapping[str, pl.DataFrame], seed: int) -> dict[str, Any]:

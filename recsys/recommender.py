@@ -9,6 +9,12 @@ from recsys.rerank.fallback import Identity
 from recsys.tables import Candidates, Catalog, Queries, Slates
 
 
+def check_k(k: int, catalog: Catalog) -> None:
+    """Raise `SpecError` where `k` is below 1 or larger than the catalog."""
+    if not 1 <= k <= len(catalog):
+        raise SpecError(f"k = {k} does not fit: the catalog holds {len(catalog)} items, k is from 1 to that")
+
+
 @dataclass(frozen=True)
 class Recommender:
     """Four fitted parts over one catalog. `depth` is how many candidates the generator proposes per query."""
@@ -26,8 +32,7 @@ class Recommender:
 
         Errors: `SpecError` when k is below 1 or larger than the catalog.
         """
-        if not 1 <= k <= len(self.catalog):
-            raise SpecError(f"k = {k} does not fit: the catalog holds {len(self.catalog)} items, k is from 1 to that")
+        check_k(k, self.catalog)
         candidates = self.generator.generate(queries, max(self.depth, k))
         return self.present(queries, self.rerank(queries, candidates), k)
 

@@ -18,9 +18,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from recsys import __version__
 from recsys import bundle as bundles
 from recsys.bundle import Bundle
 from recsys.data.files import atomic_folder
+from recsys.data.ingest import Dataset
 from recsys.errors import BundleError, RegistryError
 from recsys.settings import Settings
 
@@ -30,6 +32,10 @@ SETTING = "setting"
 """Tag of a run: which data, split and sample its metrics were measured on. Only metrics of equal settings compare."""
 METRIC = "served/ndcg@10"
 """What decides a promotion: a test metric of the stage that is served."""
+EVENTS = "data/events"
+"""Param of a run: how many events the evaluated log had."""
+MOST_LOST = 0.1
+"""Share of the champion's events that other data may lack. A real log grows; a truncated export shrinks."""
 
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 # MLflow reports usage over the network unless told not to, retries for minutes, and prints addresses and bars.
@@ -43,13 +49,14 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class Version:
-    """A registered bundle with what its run measured. `metric` is `METRIC`, `interval` its 95% interval if logged."""
+    """A registered bundle with its run's `METRIC` and, where they were logged, that one's 95% interval and `EVENTS`."""
 
     name: str
     number: int
     setting: str
     metric: float
     interval: tuple[float, float] | None
+    events: int | None
 
     def __str__(self) -> str:
         spread = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
@@ -151,8 +158,10 @@ class Registry:
         """Move `champion` to a version that is not worse than the present one; else it becomes `challenger`.
 
         Not worse: its `METRIC` is at least the champion's less `tolerance`. Both must have been measured in the same
-        setting, or `rival` says what the champion's recipe reaches in the new version's setting. The first version of
-        a model always becomes champion.
+        setting, or `rival` says what the champion's recipe reaches in the new one's. Broken data make all recipes
+        equally bad, so with a `rival` two things more are asked: `METRIC` is at least the lower end of the champion's
+        own interval less `tolerance`, and `EVENTS` at least the champion's less `MOST_LOST`. The first version of a
+        model always becomes champion.
         """
         champion = self.champion(name)
         with self._errors():
@@ -243,7 +252,8 @@ class Registry:
             raise RegistryError(f"model '{found.name}' version {found.version}: its run has logged no metric {METRIC}")
         ends = [run.metrics.get(f"{_key(METRIC.replace('/', '/ci95/'))}/{end}") for end in (0, 1)]
         interval = (ends[0], ends[1]) if None not in ends else None
-        return Version(found.name, int(found.version), run.tags.get(SETTING, ""), run.metrics[key], interval)
+        events = int(run.params[EVENTS]) if EVENTS in run.params else None
+        return Version(found.name, int(found.version), run.tags.get(SETTING, ""), run.metrics[key], interval, events)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -273,9 +283,14 @@ def open_bundle(text: str, settings: Settings) -> Bundle:
     return bundles.load(path, settings)
 
 
-def setting_tag(setting: Mapping[str, Any]) -> str:
-    """The value of the tag `SETTING`: equal text for equal settings."""
-    return json.dumps(setting, sort_keys=True, default=str)
+def setting_tag(dataset: Dataset, options: Mapping[str, Any]) -> str:
+    """The value of the tag `SETTING`: equal text for equal logs, catalogs, options of the evaluation and recsys.
+
+    What a recipe names or derives (its models, the catalog's text vectors) is not in it: it is what is compared.
+    """
+    content = {"log": dataset.log.frame, "catalog": dataset.catalog.frame.drop("embedding", strict=False)}
+    digests = {k: hashlib.sha256(v.write_ndjson().encode()).hexdigest()[:16] for k, v in content.items()}
+    return json.dumps({**options, **digests, "recsys": __version__}, sort_keys=True, default=str)
 
 
 def _judge(new: Version, champion: Version | None, tolerance: float, rival: float | None) -> tuple[bool, str]:
@@ -283,14 +298,26 @@ def _judge(new: Version, champion: Version | None, tolerance: float, rival: floa
         return True, f"first version of '{new.name}': {METRIC} {new}"
     if champion.number == new.number:
         return True, f"is the champion already: {METRIC} {new}"
-    who = f"version {champion.number}'s {champion}"
-    floor = champion.metric
+    who, floor = f"version {champion.number}'s {champion}", champion.metric
     if rival is not None:
         who, floor = f"the {rival:.4f} of version {champion.number}'s recipe on the same data", rival
     elif new.setting != champion.setting:
         return False, f"measured in another setting than the champion, version {champion.number}: cannot be compared"
-    verdict = "not worse than" if new.metric >= floor - tolerance else "worse than"
-    return verdict != "worse than", f"{METRIC} {new} is {verdict} {who} (tolerance {tolerance:g})"
+    promoted = new.metric >= floor - tolerance
+    why = f"{METRIC} {new} is {'not worse' if promoted else 'worse'} than {who} (tolerance {tolerance:g})"
+    if promoted and rival is not None and (doubt := _doubt(new, champion, tolerance)):
+        return False, f"{why}, but {doubt}: check the data"
+    return promoted, why
+
+
+def _doubt(new: Version, champion: Version, tolerance: float) -> str | None:
+    """What speaks against the data that a version was made from; None where nothing does."""
+    before = f"version {champion.number}"
+    if champion.events and new.events is not None and new.events < (1 - MOST_LOST) * champion.events:
+        return f"its log has {new.events} events, over {MOST_LOST:.0%} fewer than the {champion.events} of {before}"
+    if new.metric < (champion.interval[0] if champion.interval else champion.metric) - tolerance:
+        return f"falls below the {champion} that {before} had on its own data"
+    return None
 
 
 def _flat(values: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

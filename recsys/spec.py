@@ -54,6 +54,10 @@ class Spec(BaseModel):
         sources = self.generator.sources if isinstance(self.generator, FusionConfig) else (self.generator,)
         return any(source.kind == "content" for source in sources)
 
+    def needs_lm(self) -> bool:
+        """Whether a part asks a language model while it is fitted."""
+        return self.reranker.kind != "identity" or (self.lm.kind != "none" and self.profiles.lm_users > 0)
+
 
 def load_spec(path: Path) -> Spec:
     """Read a TOML recipe. Errors: `SpecError` naming the file and the field."""
@@ -131,7 +135,7 @@ def fit(
     `lm` replaces the spec's language model (a recorded or scripted one in tests).
     """
     clock = Clock()
-    if lm is None:
+    if lm is None and spec.needs_lm():
         with clock.step("load language model"):
             lm = load_lm(spec.lm, settings)
     training = training or Training.of_log(dataset.log)

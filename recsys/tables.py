@@ -122,6 +122,17 @@ class Queries(Table):
     NULLABLE = frozenset({"user_id"})
     KEY = ("query_id",)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        length = self.frame["history"].list.len()
+        for column in ("weights", "times"):
+            uneven = length != self.frame[column].list.len()
+            if uneven.any():
+                raise DataError(f"Queries: column '{column}' is not parallel to 'history' in row {_first(uneven)}")
+        younger = (self.frame["times"].list.max() > self.frame["at"]).fill_null(False)
+        if younger.any():
+            raise DataError(f"Queries: column 'times' holds an event younger than 'at' in row {_first(younger)}")
+
     def batches(self, size: int) -> Iterator["Queries"]:
         """The same queries in order, `size` at a time."""
         for start in range(0, len(self), size):
@@ -163,7 +174,8 @@ class Candidates(Table):
     """Items proposed for each query, best first: query_id, item_id, score, rank (1-based), source, served_by.
 
     source    : the generator, or the source inside a fusion, that speaks for the item most
-    served_by : the stage whose order this is: "candidates" or "reranker"
+    served_by : the stage that answered: "reranker", or "candidates" where none was asked or it failed. A reranker
+                whose fitted weights keep the order that came in has answered, too.
 
     A generator may add a column `score_NAME` per source: that source's own score, null where it has none.
     """

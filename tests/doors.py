@@ -25,6 +25,9 @@ class FakeRecommender:
     """Ranks unseen items by their distance from the last one. `asked` records the users of every call."""
 
     served_by: str = "reranker"
+    reranker: object = "anything but Identity"
+    down: set[Id] = field(default_factory=set)
+    """Users whom the reranker fails: they get the candidates' order, as `Fallback` serves them."""
     asked: list[list[Id]] = field(default_factory=list)
     fail_on: Id | None = None
     failure: BaseException | None = None
@@ -48,7 +51,7 @@ class FakeRecommender:
                     "rank": rank,
                     "score": 1.0 / rank,
                     "propensity": 1.0,
-                    "served_by": self.served_by,
+                    "served_by": "candidates" if row["user_id"] in self.down else self.served_by,
                     "reason": f"near {last}",
                 }
                 for rank, item in enumerate(items[:k], start=1)

@@ -6,12 +6,14 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from checks import assert_no_pickle
+from checks import HashLM, assert_no_pickle
 from recsys import bundle
 from recsys.candidates import FusionConfig, PopularConfig, TransitionsConfig
 from recsys.errors import BundleError, SpecError, StorageError, UnknownItemError, UnknownUserError
 from recsys.lm import LMConfig
+from recsys.rerank import PackedConfig
 from recsys.spec import Spec, fit
+from recsys.tables import Queries
 
 SPEC = Spec(generator=FusionConfig(sources=(TransitionsConfig(), PopularConfig())), lm=LMConfig(kind="none"))
 
@@ -82,6 +84,33 @@ def test_a_bundle_is_not_written_over_another(folder, fitted, tiny):
     assert bundle.write(folder, fitted, tiny, spec=SPEC, replace=True) == folder
 
 
+def test_a_folder_of_the_users_own_is_never_replaced(fitted, tiny, tmp_path):
+    mine = tmp_path / "precious"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(StorageError, match="not empty"):
+        bundle.write(mine, fitted, tiny, spec=SPEC, replace=True)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_recipe_that_this_version_cannot_read_says_to_refit(folder, weights_settings):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["spec"]["generator"]["novelty"] = 1
+    (folder / "manifest.json").write_text(bundle._sealed(manifest))
+    with pytest.raises(BundleError, match="refit"):
+        bundle.load(folder, weights_settings)
+
+
+def test_a_bundle_whose_weights_ignore_the_model_opens_without_it(world, settings, tmp_path):
+    spec = SPEC.model_copy(update={"lm": LMConfig(), "reranker": PackedConfig(depth=5, tune_users=30)})
+    line = fit(world, spec, settings, seed=0, lm=HashLM())
+    assert line.tuning["reranker"]["weights"]["pmi"] == 0.0
+    path = bundle.write(tmp_path / "bundle", line.recommender, world, spec=spec)
+    loaded = bundle.load(path, settings)  # these settings have no weights at all
+    queries = Queries(loaded.queries().frame.head(5))
+    assert_frame_equal(loaded.recommender.recommend(queries, 5).frame, line.recommender.recommend(queries, 5).frame)
+
+
 def test_a_full_disk_leaves_no_half_written_bundle(fitted, tiny, tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -96,6 +125,8 @@ def test_unknown_ids_are_named(folder, weights_settings):
     loaded = bundle.load(folder, weights_settings)
     with pytest.raises(UnknownUserError, match="nobody"):
         loaded.queries(["nobody"])
+    with pytest.raises(UnknownUserError, match=r"'00\d+' is no Int64 id"):
+        loaded.queries([f"00{loaded.log.frame['user_id'][0]}"])
     with pytest.raises(UnknownItemError, match=r"history\[1\] = 'nothing'"):
         loaded.adhoc([loaded.catalog.frame["item_id"][0], "nothing"])
 

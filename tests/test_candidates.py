@@ -8,7 +8,7 @@ from recsys.candidates import AlsConfig, ContentConfig, FusionConfig, PopularCon
 from recsys.candidates.base import place_in_group, product, top_n
 from recsys.candidates.fusion import standardised
 from recsys.candidates.index import VectorIndex
-from recsys.errors import BundleError, DataError, SpecError
+from recsys.errors import BundleError, SpecError
 from recsys.tables import Catalog, InteractionLog, Queries, adhoc_query, query_histories
 
 DAY = 86_400
@@ -163,9 +163,12 @@ def test_two_sources_of_one_name_are_refused():
         FusionConfig(sources=(PopularConfig(), PopularConfig())).fit(chains(), catalog_of(12), seed=0)
 
 
-def test_a_fusion_needs_somebody_with_two_events():
-    with pytest.raises(DataError, match="one event only"):
-        FusionConfig(sources=(PopularConfig(),)).fit(log_of((1, 0, 0), (2, 1, 0)), catalog_of(2), seed=0)
+def test_where_nobody_has_two_events_all_sources_count_alike():
+    fusion = FusionConfig(sources=(TransitionsConfig(), PopularConfig())).fit(
+        log_of((1, 0, 0), (2, 1, 0), (3, 1, 0)), catalog_of(3), seed=0
+    )
+    assert fusion.report["weights"] == {"transitions": 0.5, "popular": 0.5}
+    assert items(fusion, ask([]), 2) == [1, 0]
 
 
 def test_a_user_without_history_gets_what_is_popular_even_where_its_learned_weight_is_negative():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 import pytest
@@ -12,8 +13,10 @@ from recsys.data.ingest import dataset_from_frames
 from recsys.errors import SpecError, StorageError
 from recsys.evaluate import evaluate, write_results
 from recsys.lm import LMConfig
+from recsys.profiles import ProfilesConfig
 from recsys.rerank import PackedConfig
-from recsys.spec import Spec, Training, load_spec
+from recsys.spec import Spec, Training, fit, load_spec
+from recsys.tables import InteractionLog
 
 PLAIN = Spec(generator=FusionConfig(sources=(TransitionsConfig(window=5), PopularConfig())), lm=LMConfig(kind="none"))
 
@@ -53,11 +56,83 @@ def test_candidates_beat_popularity_on_a_world_with_tastes(found):
     assert stages["candidates"]["ndcg@10"] > 1.5 * stages["popular"]["ndcg@10"]
 
 
-def test_no_answer_was_known_to_any_part(found, world_split):
-    known = found.known.frame.select("user_id", "item_id", "ts")
-    assert known.height == len(world_split.fit) + len(world_split.tune)
-    query = found.questions.queries.frame
-    assert query.select((pl.col("times").list.max() <= pl.col("at")).all()).item()
+def events(log: InteractionLog) -> set[tuple[object, ...]]:
+    return set(log.frame.select("user_id", "item_id", "ts").iter_rows())
+
+
+class Seen:
+    """Records every log that any part is fitted on, by the part's kind, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.logs: dict[str, list[set[tuple[object, ...]]]] = {}
+        for config in (FusionConfig, ProfilesConfig, PackedConfig):
+            monkeypatch.setattr(config, "fit", self.watch(config.__name__, config.fit))
+
+    def watch(self, name: str, fit: Any) -> Any:
+        def watched(config: Any, *args: Any, **kwargs: Any) -> Any:
+            self.logs.setdefault(name, []).extend(events(a) for a in args if isinstance(a, InteractionLog))
+            return fit(config, *args, **kwargs)
+
+        return watched
+
+
+def test_no_part_is_fitted_on_an_answer_that_it_is_asked_for(world, world_split, weights_settings, monkeypatch):
+    seen = Seen(monkeypatch)
+    spec = PLAIN.model_copy(update={"reranker": PackedConfig(depth=5, tune_users=20)})
+    evaluate(world, spec, weights_settings, sample_users=20, lm=HashLM())
+    before, known = events(world_split.fit), events(world_split.known)
+    # What the reranker learns from is made by parts fitted before tune; what answers test, before test.
+    assert seen.logs == {"FusionConfig": [before, known], "ProfilesConfig": [before, known], "PackedConfig": [before]}
+    assert not known & events(world_split.test)
+
+
+def test_for_production_the_reranker_learns_from_parts_that_had_not_seen_its_answers(
+    world, weights_settings, monkeypatch
+):
+    seen = Seen(monkeypatch)
+    spec = PLAIN.model_copy(update={"reranker": PackedConfig(depth=5, tune_users=20)})
+    fit(world, spec, weights_settings, seed=0, lm=HashLM())
+    whole = events(world.log)
+    for name in ("FusionConfig", "ProfilesConfig"):
+        early, final = seen.logs[name]
+        assert final == whole
+        assert len(whole - early) == world.log.frame["user_id"].n_unique()
+    assert seen.logs["PackedConfig"] == [seen.logs["FusionConfig"][0]]
+
+
+def test_no_history_reaches_its_own_answer_or_beyond(found, world):
+    order = {(u, t, i): n for n, (u, t, i) in enumerate(world.log.frame.select("user_id", "ts", "item_id").iter_rows())}
+    rows = found.questions.queries.frame.join(found.questions.truth.frame, on="query_id")
+    for row in rows.iter_rows(named=True):
+        answer = order[row["user_id"], row["at"], row["item_id"]]
+        last = order[row["user_id"], row["times"][-1], row["history"][-1]]
+        assert last == answer - 1
+
+
+@pytest.mark.parametrize("depth", [7, 300])
+def test_a_reranker_that_does_nothing_changes_nothing_at_any_depth(world, weights_settings, depth):
+    spec = PLAIN.model_copy(update={"depth": depth, "generator": PopularConfig()})
+    found = evaluate(world, spec, weights_settings, sample_users=60)
+    assert found.per_query["candidates"].equals(found.per_query["reranked"])
+    served = found.fitted.recommender.recommend(found.questions.queries, 10)
+    assert found.slates.frame.equals(served.frame)
+
+
+def test_a_line_that_asks_no_model_loads_none(world, settings):
+    spec = Spec(generator=PopularConfig(), lm=LMConfig(kind="local"))
+    assert "load language model" not in fit(world, spec, settings, seed=0).seconds
+
+
+def test_users_with_two_or_three_events_are_enough(weights_settings):
+    for n in (2, 3):
+        rows = [(u, (u + t) % 12, 86_400 * t) for u in range(40) for t in range(n)]
+        log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+        items = pl.DataFrame({"item_id": range(12), "title": [f"Item {i}" for i in range(12)]})
+        dataset = dataset_from_frames("short", log, items)
+        spec = PLAIN.model_copy(update={"reranker": PackedConfig(depth=5)})
+        found = evaluate(dataset, spec, weights_settings, lm=HashLM())
+        assert found.metrics["data"]["queries"] == 40
+        assert len(fit(dataset, spec, weights_settings, seed=0, lm=HashLM()).recommender.catalog) == 12
 
 
 def test_training_keeps_the_past_apart_from_the_questions(world, world_split):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recsys.errors import ModelError, SpecError, WeightsError
-from recsys.lm import LMConfig, LocalLM, load_lm
+from recsys.lm import LMConfig, LocalLM, ReplayLM, load_lm, resolved
 from recsys.lm.packing import chunks, layout
 from recsys.lm.weights import resolve
 from recsys.protocols import LanguageModel
@@ -187,6 +187,47 @@ def test_the_model_id_names_weights_hash_and_dtype(tiny_lm: LocalLM, tiny_folder
     assert tiny_lm.model_id == f"tiny-llama@{digest[:8]}:fp32"
     half = LocalLM.load(resolve(str(tiny_folder), settings), settings, dtype="bfloat16")
     assert half.model_id.endswith(":bf16")
+
+
+def test_a_resolved_config_names_the_same_model_on_a_machine_of_another_kind(
+    tiny_folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fitted where bf16 is computed natively, loaded where "auto" would mean fp32, and the other way round."""
+    auto = LMConfig(model=str(tiny_folder))
+    for here, elsewhere, short in (("bfloat16", "float32", "bf16"), ("float32", "bfloat16", "fp32")):
+        monkeypatch.setattr("recsys.lm.auto_dtype", lambda _, dtype=here: dtype)
+        pinned = resolved(auto, settings)
+        assert pinned == auto.model_copy(update={"dtype": here})
+        fitted = load_lm(auto, settings)
+        monkeypatch.setattr("recsys.lm.auto_dtype", lambda _, dtype=elsewhere: dtype)
+        loaded = load_lm(pinned, settings)
+        assert fitted is not None
+        assert loaded is not None
+        assert fitted.model_id == loaded.model_id
+        assert loaded.model_id.endswith(f":{short}")
+        (one,), (other,) = (lm.score([PROMPT], [ANSWERS]) for lm in (fitted, loaded))
+        assert one == other
+
+
+def test_only_the_dtype_of_a_local_model_is_resolved(settings: Settings) -> None:
+    assert resolved(LMConfig(), settings).dtype in ("float32", "bfloat16")
+    for config in (LMConfig(kind="none"), LMConfig(kind="remote", model="m"), LMConfig(dtype="float16")):
+        assert resolved(config, settings) is config
+    with pytest.raises(SpecError, match="device 'abacus' cannot be used here"):
+        resolved(LMConfig(), settings.model_copy(update={"device": "abacus"}))
+
+
+def test_a_recording_config_keeps_every_answer_in_the_cache(tiny_folder: Path, settings: Settings) -> None:
+    config = LMConfig(model=str(tiny_folder), dtype="float32")
+    plain, recording = load_lm(config, settings), load_lm(config.model_copy(update={"record": True}), settings)
+    assert isinstance(plain, LocalLM)
+    assert isinstance(recording, ReplayLM)
+    assert recording.model_id == plain.model_id
+    scores, texts = recording.score([PROMPT], [ANSWERS]), recording.generate([PROMPT], max_tokens=5)
+    assert texts == plain.generate([PROMPT], max_tokens=5)
+    replayed = ReplayLM(plain, settings.cache_dir / "replay", mode="replay-only")
+    assert replayed.score([PROMPT], [ANSWERS]) == scores
+    assert replayed.generate([PROMPT], max_tokens=5) == texts
 
 
 def test_a_folder_that_is_no_language_model_is_a_weights_error(

@@ -1,19 +1,23 @@
 """The remote model against a real small server on this machine that answers like OpenAI's API."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
-from recsys.errors import ModelError
-from recsys.lm import LMConfig, RemoteLM, load_lm
+from recsys.errors import ModelError, SpecError
+from recsys.lm import LMConfig, RemoteLM, ReplayLM, load_lm
 from recsys.protocols import LanguageModel, Score
 from recsys.settings import Settings
 
@@ -41,6 +45,7 @@ class Server(ThreadingHTTPServer):
         self.plan: list[int] = []
         self.delay = 0.0
         self.raw: bytes | None = None
+        self.says = f"no: key {KEY} is bad"
         self.requests: list[dict[str, Any]] = []
         self.keys: set[str] = set()
         self.busy = self.most_busy = 0
@@ -65,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
             status = self.server.plan.pop(0) if self.server.plan else 200
         time.sleep(self.server.delay)
         if status != 200:
-            self.answer(status, {"error": {"message": f"no: key {KEY} is bad"}})
+            self.answer(status, {"error": {"message": self.server.says}})
         elif self.server.raw is not None:
             self.answer(200, self.server.raw)
         elif self.path == "/v1/chat/completions":
@@ -197,6 +202,80 @@ def test_the_key_is_sent_and_never_shown(lm: RemoteLM, server: Server, caplog: p
     assert server.keys == {f"Bearer {KEY}"}
     assert "***" in str(raised.value)
     assert KEY not in str(raised.value) + caplog.text + repr(lm) + lm.model_id
+
+
+def test_white_space_around_the_key_is_not_part_of_it(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """As a key read from a secret's file comes: an HTTP header could not carry the line break."""
+    lm = RemoteLM.connect("m", server.url, Settings(lm_api_key=SecretStr(f" {KEY}\n")), retries=0)
+    with lm.client, caplog.at_level(logging.DEBUG):
+        assert lm.generate(["a"], stop=["."]) == ["A"]
+    assert server.keys == {f"Bearer {KEY}"}
+    assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\nsecond line", f"{KEY}é", f"{KEY}\0"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(server: Server, key: str) -> None:
+    with pytest.raises(SpecError, match="RECSYS_LM_API_KEY") as raised:
+        RemoteLM.connect("m", server.url, Settings(lm_api_key=SecretStr(key)))
+    assert KEY not in str(raised.value)
+
+
+@pytest.mark.parametrize("given", [None, SecretStr(""), SecretStr(" \n")])
+def test_without_a_key_no_other_services_key_is_sent_and_messages_stay_whole(
+    server: Server, given: SecretStr | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    lm = RemoteLM.connect("m", server.url, Settings(lm_api_key=given), retries=0)
+    server.plan, server.says = [400], "none of it"
+    with lm.client, pytest.raises(ModelError, match="none of it"):
+        lm.generate(["a"])
+    assert server.keys == {"Bearer none"}
+
+
+class Breaking(httpx.BaseTransport):
+    """A way to the server that breaks and says what was sent, as the libraries below do."""
+
+    def __init__(self, says: str) -> None:
+        self.says = says
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        raise httpx.LocalProtocolError(self.says)
+
+
+HARD = 'sk-very"secret\\0123'
+
+
+@pytest.mark.parametrize("sent", [HARD, f"{HARD}\n"])
+def test_no_form_of_the_key_is_shown_whatever_fails(lm: RemoteLM, server: Server, sent: str) -> None:
+    """As it is, escaped as a string, as bytes and in JSON; in an answer, and in what the connection says."""
+    forms = [sent, repr(sent), repr(f"Bearer {sent}".encode()), json.dumps(sent), f"'{sent.strip()}'"]
+    hard = dataclasses.replace(lm, key=SecretStr(sent))
+    for form in forms:
+        server.plan, server.says = [401], f"no: {form} is bad"
+        with pytest.raises(ModelError, match="answered 401") as refused:
+            hard.generate(["a"])
+        transport = httpx.Client(transport=Breaking(f"Illegal header value {form}"))
+        with transport, lm.client.with_options(http_client=transport, max_retries=0) as client:
+            broken = dataclasses.replace(hard, client=client)
+            with pytest.raises(ModelError, match="cannot be reached: Illegal header value") as lost:
+                broken.generate(["a"])
+        for raised in (refused, lost):
+            assert "***" in str(raised.value)
+            shown = "".join(traceback.format_exception(raised.value))
+            assert "sk-very" not in shown
+            assert "0123" not in shown
+
+
+def test_recorded_answers_are_asked_and_paid_for_once(server: Server, tmp_path: Path) -> None:
+    settings = Settings(lm_url=server.url, cache_dir=tmp_path)
+    for asked in (1, 1):
+        lm = load_lm(LMConfig(kind="remote", model="m", record=True), settings)
+        assert isinstance(lm, ReplayLM)
+        assert isinstance(lm.lm, RemoteLM)
+        with lm.lm.client:
+            assert lm.generate(["a"], stop=["."]) == ["A"]
+        assert len(server.requests) == asked
+    assert [p.name for p in (tmp_path / "replay").iterdir()] == ["answers.sqlite"]
 
 
 @pytest.mark.parametrize("raw", [b"<html>Welcome</html>", b"", b"[]"])

@@ -1,6 +1,8 @@
 """Recorded answers come back without the model; scripted models do what they are told."""
 
 import math
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from checks import HashLM
 from recsys.errors import ModelError, StorageError
 from recsys.lm.replay import ReplayLM, ScriptedLM
 from recsys.protocols import LanguageModel, Score
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_recorded_answer_is_replayed_without_asking_again(tmp_path: Path) -> None:
@@ -78,6 +82,22 @@ def test_threads_share_a_store(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         texts = list(pool.map(lambda i: recorder.generate([f"prompt {i % 10}"])[0], range(40)))
     assert texts == HashLM().generate([f"prompt {i % 10}" for i in range(40)])
+
+
+def test_processes_share_a_store(tmp_path: Path) -> None:
+    """Started at once on a store that is not there yet, each writing what the others write too."""
+    code = (
+        "import sys; from pathlib import Path; from recsys.lm.replay import ReplayLM, ScriptedLM\n"
+        "lm = ReplayLM(ScriptedLM(reply=str.upper), Path(sys.argv[1]))\n"
+        "for i in range(40): assert lm.generate([f'prompt {i}', sys.argv[2] + f' {i}'])[0] == f'PROMPT {i}'"
+    )
+    commands = [[sys.executable, "-c", code, str(tmp_path / "replay"), name] for name in "abc"]
+    started = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for command in commands]
+    assert [process.communicate()[1] for process in started] == ["", "", ""]
+    assert [process.returncode for process in started] == [0, 0, 0]
+    replayed = ReplayLM(ScriptedLM(fails=True), tmp_path / "replay", mode="replay-only")
+    prompts = [f"{name} {i}" for name in ("prompt", *"abc") for i in range(40)]
+    assert replayed.generate(prompts) == [prompt.upper() for prompt in prompts]
 
 
 def test_a_store_that_is_no_store_is_named(tmp_path: Path) -> None:

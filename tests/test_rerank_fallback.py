@@ -23,7 +23,7 @@ def test_identity_gives_the_candidates_as_they_came(case: Case, tmp_path: Path) 
     identity = IdentityConfig().build()
     assert identity.rerank(*case) is case[1]
     identity.save(tmp_path / "part")
-    assert load_reranker("identity", tmp_path / "part", None) == Identity()
+    assert load_reranker("identity", tmp_path / "part", lambda: None) == Identity()
 
 
 def test_a_folder_of_another_reranker_is_no_identity(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_folder_of_another_reranker_is_no_identity(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="missing or not readable"):
         Identity.load(tmp_path / "nothing")
     with pytest.raises(BundleError, match="no reranker of kind 'magic'"):
-        load_reranker("magic", tmp_path / "part", None)
+        load_reranker("magic", tmp_path / "part", lambda: None)
 
 
 def test_queries_that_the_model_fails_on_keep_their_candidates(case: Case, caplog: pytest.LogCaptureFixture) -> None:

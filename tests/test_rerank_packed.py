@@ -77,7 +77,7 @@ class TestPackedContract(RerankerContract):
         return reranker(lm)
 
     def load(self, path: Path, lm: Any) -> PackedReranker:
-        return PackedReranker.load(path, lm)
+        return PackedReranker.load(path, lambda: lm)
 
 
 class TestFallbackContract(TestPackedContract):
@@ -85,7 +85,7 @@ class TestFallbackContract(TestPackedContract):
         return Fallback(reranker(lm))
 
     def load(self, path: Path, lm: Any) -> Any:
-        return Fallback(load_reranker("packed", path, lm))
+        return Fallback(load_reranker("packed", path, lambda: lm))
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_priors_are_scored_once_per_title_and_saved(tuning: Any, world_split: An
     assert len(empty) == len(fitted.priors) == case[3].frame["title"].n_unique()
     fitted.save(tmp_path / "part")
     again = ScriptedLM()
-    PackedReranker.load(tmp_path / "part", again).rerank(*case)
+    PackedReranker.load(tmp_path / "part", lambda: again).rerank(*case)
     assert not [prompt for _, prompt in again.calls if prompt == fitted.prompt.empty]
 
 
@@ -322,9 +322,9 @@ def test_popularity_is_counted_in_the_log_of_the_fit(case: Case, world_split: An
 def test_another_language_model_is_refused(case: Case, tmp_path: Path) -> None:
     reranker(HashLM()).save(tmp_path / "part")
     with pytest.raises(BundleError, match="was fitted with the language model 'test/hash', but 'scripted' is given"):
-        PackedReranker.load(tmp_path / "part", ScriptedLM())
+        PackedReranker.load(tmp_path / "part", ScriptedLM)
     with pytest.raises(BundleError, match="but none is given"):
-        load_reranker("packed", tmp_path / "part", None)
+        load_reranker("packed", tmp_path / "part", lambda: None)
 
 
 def test_an_edited_prompt_in_a_saved_part_is_refused(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_an_edited_prompt_in_a_saved_part_is_refused(tmp_path: Path) -> None:
     facts["prompt"]["text"] += "\nand more"
     file.write_text(json.dumps(facts))
     with pytest.raises(BundleError, match="the prompt's text is not that of pmi-v1@"):
-        PackedReranker.load(tmp_path / "part", HashLM())
+        PackedReranker.load(tmp_path / "part", HashLM)
 
 
 @pytest.mark.parametrize("name", ["reranker.json", "counts.parquet", "priors.parquet"])
@@ -342,7 +342,7 @@ def test_a_damaged_part_is_a_bundle_error(tmp_path: Path, name: str) -> None:
     reranker(HashLM(), counts={1: 3}).save(tmp_path / "part")
     (tmp_path / "part" / name).write_bytes(b"not what it was")
     with pytest.raises(BundleError, match="is not readable as a packed reranker"):
-        PackedReranker.load(tmp_path / "part", HashLM())
+        PackedReranker.load(tmp_path / "part", HashLM)
 
 
 def test_a_failing_model_is_a_model_error(case: Case) -> None:

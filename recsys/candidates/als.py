@@ -12,6 +12,7 @@ from pydantic import Field
 
 from recsys.candidates.base import Config, Floats, Ints, Source, Variants, decayed, product
 from recsys.data.vocab import Histories, Vocab
+from recsys.settings import default_threads
 from recsys.tables import Catalog, InteractionLog, query_histories
 
 
@@ -61,7 +62,12 @@ def _model(factors: int, regularization: float, alpha: float, *, iterations: int
     # implicit warns about BLAS threads when it is built; it runs its own threads, with BLAS held at one (see `fit`).
     with threadpool_limits(1, "blas"):
         return AlternatingLeastSquares(
-            factors=factors, regularization=regularization, alpha=alpha, iterations=iterations, random_state=seed
+            factors=factors,
+            regularization=regularization,
+            alpha=alpha,
+            iterations=iterations,
+            random_state=seed,
+            num_threads=default_threads(),
         )
 
 

@@ -16,14 +16,15 @@ import polars as pl
 from pydantic import Field
 
 from recsys.candidates.als import Als, AlsConfig
-from recsys.candidates.base import Config, Floats, Ints, Scorer, Source, candidate_frame, top_n
+from recsys.candidates.base import Config, Floats, Ints, Scorer, Source, block_rows, candidate_frame, top_n
 from recsys.candidates.content import Content, ContentConfig
 from recsys.candidates.popular import Popular, PopularConfig
 from recsys.candidates.transitions import Transitions, TransitionsConfig
 from recsys.data.split import Questions, split_log
 from recsys.data.vocab import Histories
 from recsys.errors import BundleError, SpecError
-from recsys.tables import Catalog, InteractionLog, Queries
+from recsys.metrics import ndcg, target_ranks
+from recsys.tables import Candidates, Catalog, InteractionLog, Queries
 
 SourceConfig = Annotated[PopularConfig | AlsConfig | TransitionsConfig | ContentConfig, Field(discriminator="kind")]
 SOURCES: Mapping[str, type[Source]] = {s.kind: s for s in (Popular, Als, Transitions, Content)}
@@ -53,7 +54,12 @@ class FusionConfig(Config):
     exclude_seen: bool = True
 
     def fit(self, log: InteractionLog, catalog: Catalog, *, seed: int) -> "Fusion":
-        """Errors: `DataError` where no user has two events; `SpecError` where two sources have one name."""
+        """Where no user has two events, nothing can be held out: the sources stay as configured, and all count alike.
+
+        Errors: `SpecError` where two sources have one name.
+        """
+        if log.frame["user_id"].n_unique() == len(log):
+            return self._unlearned(log, catalog, seed)
         inner = split_log(log, "leave-last")
         room = FIT_CELLS // (len(self.sources) * max(1, min(len(catalog), FIT_ITEMS)))
         questions = inner.questions("test").sample(min(self.tune_queries, max(room, 1)), seed)
@@ -73,20 +79,25 @@ class FusionConfig(Config):
         sources = {n: c.fit(log, catalog, seed=seed) for n, (c, _, _) in zip(names, chosen, strict=True)}
         return Fusion(sources, weights, self.exclude_seen, report)
 
+    def _unlearned(self, log: InteractionLog, catalog: Catalog, seed: int) -> "Fusion":
+        fitted = [source.fit(log, catalog, seed=seed) for source in self.sources]
+        weights = {source.name: PRIOR for source in fitted}
+        report = {"weights": weights, "heldout_ndcg@10": {}, "settings": {}, "heldout_queries": 0}
+        return Fusion({s.name: s for s in fitted}, np.array(list(weights.values())), self.exclude_seen, report)
+
     def _choose(
         self, config: Any, log: InteractionLog, catalog: Catalog, questions: Questions, seed: int
     ) -> tuple[Any, Source, float]:
         """The best of a source's variants on the held-out questions; the first of equals."""
         tries = config.variants(log, catalog, seed=seed) if self.tune_sources else []
         tries = tries or [(config, config.fit(log, catalog, seed=seed))]
-        scored = [(c, s, heldout_ndcg(s.generate(questions.queries, 10).frame, questions)) for c, s in tries]
+        scored = [(c, s, heldout_ndcg(s.generate(questions.queries, 50), questions)) for c, s in tries]
         return max(scored, key=lambda t: t[2])
 
 
-def heldout_ndcg(candidates: pl.DataFrame, questions: Questions, k: int = 10) -> float:
-    """Mean NDCG@k of one held-out item per query."""
-    ranks = candidates.join(questions.truth.frame, on=["query_id", "item_id"], how="semi")["rank"].to_numpy()
-    return float((1 / np.log2(1 + ranks[ranks <= k])).sum() / max(len(questions), 1))
+def heldout_ndcg(candidates: Candidates, questions: Questions) -> float:
+    """Mean NDCG@10 of one held-out item per query."""
+    return float(ndcg(target_ranks(candidates, questions.truth, by="score")["rank"], 10).mean())
 
 
 def standardised(scores: Floats) -> Floats:
@@ -119,14 +130,16 @@ def learn_weights(
     if len(vocab) > FIT_ITEMS:
         sample = np.random.default_rng(seed).choice(len(vocab), FIT_ITEMS, replace=False)
         columns = np.union1d(sample, answers[usable])
-    z = np.stack([standardised(s.scores(histories, at))[:, columns] for s in sources], axis=-1)[usable]
+    z = np.stack([_sampled(s, histories, at, columns) for s in sources], axis=-1)[usable]
     hidden = seen[:, columns][usable]
     target = np.searchsorted(columns, answers[usable])
     index = np.arange(len(z))
     wanted = z[index, target].mean(axis=0)
 
     def loss(w: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        s = z @ w.astype(np.float32)
+        # BLAS may raise the flag of an invalid operation in lanes that it pads; the sums themselves are checked below.
+        with np.errstate(invalid="ignore"):
+            s = z @ w.astype(np.float32)
         s[hidden] = -np.inf
         s -= s.max(axis=1, keepdims=True)
         p = np.exp(s)
@@ -137,11 +150,22 @@ def learn_weights(
         return value, (expected - wanted).astype(np.float64) + 2 * config.l2 * (w - prior)
 
     weights = np.asarray(minimize(loss, prior, jac=True, method="L-BFGS-B", options={"maxiter": 60}).x)
-    fused = z @ weights.astype(np.float32)
+    if not np.isfinite(weights).all():
+        raise SpecError("generator.sources: a source gives scores that are not finite")
+    with np.errstate(invalid="ignore"):
+        fused = z @ weights.astype(np.float32)
     fused[hidden] = -np.inf
     own = fused[index, target][:, None]
     ranks = 1 + (fused > own).sum(axis=1) + ((fused == own).sum(axis=1) - 1) / 2
-    return weights, float(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0).sum() / max(len(questions), 1))
+    return weights, float(ndcg(ranks, 10).sum() / max(len(questions), 1))
+
+
+def _sampled(source: Source, histories: Histories, at: Ints, columns: npt.NDArray[np.intp]) -> Floats:
+    """Standardised scores of some items, scored in blocks of queries so that memory is bounded by `columns`."""
+    size = block_rows(len(source.vocab))
+    starts = range(0, len(histories), size)
+    blocks = (source.scores(histories.slice(i, i + size), at[i : i + size]) for i in starts)
+    return np.concatenate([standardised(block)[:, columns] for block in blocks])
 
 
 class Fusion(Scorer):

@@ -29,9 +29,9 @@ def check(
 
     from recsys.data.check import check_dataset
     from recsys.data.datasets import dataset_path
-    from recsys.settings import Settings
+    from recsys.settings import load_settings
 
-    path = dataset_path(folder, Settings())
+    path = dataset_path(folder, load_settings())
     report = check_dataset(path, quarantine=quarantine)
     _show(report, Console())
     if quarantine is not None and len(report.violations):
@@ -103,9 +103,9 @@ def fetch(
 ) -> None:
     """Fetch a public dataset from its publisher, check its hash, and say where it lies and under which terms."""
     from recsys.data.datasets import fetch as run
-    from recsys.settings import Settings
+    from recsys.settings import load_settings
 
-    got = run(name, Settings(), source=source, out=out, sha256=sha256, force=force)
+    got = run(name, load_settings(), source=source, out=out, sha256=sha256, force=force)
     for note in got.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"licence: {got.licence}")

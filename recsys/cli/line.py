@@ -32,13 +32,12 @@ def fit(
     from rich import print as show
 
     from recsys import bundle
-    from recsys.data.files import refuse_taken
-    from recsys.settings import Settings
+    from recsys.settings import load_settings
     from recsys.spec import fit as fit_line
     from recsys.spec import load_spec
 
-    settings, recipe = Settings(), load_spec(spec)
-    refuse_taken(out, replace=replace)
+    settings, recipe = load_settings(), load_spec(spec)
+    bundle.refuse_taken(out, replace=replace)
     dataset = _dataset(data, settings)
     fitted = fit_line(dataset, recipe, settings, seed=seed)
     bundle.write(out, fitted.recommender, dataset, spec=recipe, replace=replace)
@@ -64,15 +63,19 @@ def evaluate(
     from rich.console import Console
 
     from recsys import bundle
+    from recsys.data.files import refuse_taken
     from recsys.evaluate import evaluate as run
     from recsys.evaluate import write_results
     from recsys.report import stage_table, write_report
-    from recsys.settings import Settings
+    from recsys.settings import load_settings
     from recsys.spec import load_spec
 
     if split not in ("leave-last", "time"):
         raise typer.BadParameter("is 'leave-last' or 'time'", param_hint="--split")
-    settings, recipe = Settings(), load_spec(spec)
+    settings, recipe = load_settings(), load_spec(spec)
+    if bundle_out is not None:
+        bundle.refuse_taken(bundle_out, replace=True)
+    refuse_taken(out, replace=True)
     dataset = _dataset(data, settings)
     found = run(
         dataset,
@@ -110,7 +113,7 @@ def evaluate(
 def recommend(
     bundle: Annotated[str, typer.Option(help="a bundle's folder, or models:/NAME@ALIAS")],
     user: Annotated[str, typer.Option(help="a user id of the bundle's log")],
-    k: Annotated[int, typer.Option(min=1, help="how many items")] = 10,
+    k: Annotated[int | None, typer.Option(min=1, help="how many items; 10, or all where there are fewer")] = None,
 ) -> None:
     """Show one user's recent history, profile and recommendations."""
     import polars as pl
@@ -119,11 +122,11 @@ def recommend(
     from rich.table import Table
 
     from recsys.registry import open_bundle
-    from recsys.settings import Settings
+    from recsys.settings import load_settings
 
-    opened = open_bundle(bundle, Settings())
+    opened = open_bundle(bundle, load_settings())
     queries = opened.queries([user])
-    slates = opened.recommender.recommend(queries, k)
+    slates = opened.recommender.recommend(queries, k or min(10, len(opened.catalog)))
     profile = opened.recommender.profiles.as_of(queries).frame["text"][0]
     titles = opened.catalog.frame.select("item_id", "title")
     recent = pl.DataFrame({"item_id": queries.frame["history"][0].tail(5).reverse()}).join(

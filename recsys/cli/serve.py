@@ -29,9 +29,9 @@ def batch(
     """Write everybody's top k as Parquet. An interrupted run goes on when the same command is given again."""
     from recsys.batch import read_users, run_batch
     from recsys.registry import open_bundle
-    from recsys.settings import Settings
+    from recsys.settings import load_settings
 
-    opened = open_bundle(bundle, Settings())
+    opened = open_bundle(bundle, load_settings())
     chosen = read_users(users, opened, skip_unknown=skip_unknown)
     try:
         report = run_batch(
@@ -52,6 +52,11 @@ def _show(report: "BatchReport", chosen: "UserList") -> None:
         notes.append(f"{report.written / report.seconds:.0f} users/s")
     else:
         notes.append("everything was there already")
+    if report.not_reranked:
+        notes.append(
+            f"{report.not_reranked} users keep the candidates' order because the reranker failed on them;"
+            " the same command tries them again"
+        )
     if report.empty:
         notes.append(f"{report.empty} users got no item")
     if chosen.repeated:
@@ -78,10 +83,10 @@ def serve(
     """Answer POST /v1/rank over HTTP, by the same recommender as batch. Ctrl-C ends it."""
     from recsys.registry import open_bundle
     from recsys.serve.app import claim_port, create_app, run
-    from recsys.settings import Settings
+    from recsys.settings import load_settings
 
     with claim_port(host, port) as sock:
-        app = create_app(open_bundle(bundle, Settings()))
+        app = create_app(open_bundle(bundle, load_settings()))
         address = f"[{host}]" if ":" in host else host
         print(f"serving on http://{address}:{sock.getsockname()[1]} (API: /docs; Ctrl-C ends)", flush=True)
         if host not in ("127.0.0.1", "localhost", "::1"):

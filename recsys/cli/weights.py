@@ -1,4 +1,4 @@
-"""`recsys weights`: fetch and list the model weights."""
+"""`recsys weights`: fetch the model weights."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ def fetch(
     from rich import print as show
 
     from recsys.lm.weights import fetch as fetch_weights
-    from recsys.settings import Settings
+    from recsys.settings import load_settings
 
-    for found in fetch_weights(names, Settings()):
+    for found in fetch_weights(names, load_settings()):
         show(f"{found.model_id}: {found.path} ({found.licence}, from {found.source})")

@@ -21,6 +21,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     Errors: `StorageError` when writing fails (full disk, no permission, `path` is a folder).
     """
+    path = path.absolute()
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     with storage_errors(path):
         if path.is_dir():
@@ -54,6 +55,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Errors: `StorageError` when `path` is a file or a non-empty folder (without `replace`), or when writing fails.
     """
+    path = path.absolute()
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     with storage_errors(path):
         refuse_taken(path, replace=replace)

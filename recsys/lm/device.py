@@ -27,7 +27,7 @@ def pick_device(name: str) -> str:
 
 
 def auto_dtype(device: str) -> Dtype:
-    """bf16 where it is computed natively: on a CPU without it, emulation is slower than fp32."""
+    """bf16 where it is computed natively: on a CPU without it, emulation is slower than fp32. Never "auto"."""
     import torch
 
     if device.startswith("cuda"):

@@ -36,7 +36,7 @@ class LocalLM:
     """A causal LM in memory; see `load`. Implements `protocols.LanguageModel`.
 
     model, tokenizer : of transformers
-    model_id         : name, short hash of the weights, dtype
+    model_id         : name, short hash of the weights, the dtype computed in (never "auto"); no device, no machine
     context          : the longest sequence of tokens that the model takes
     start            : the tokens before every scored prompt
     max_packed       : the most answer tokens in one pass
@@ -51,7 +51,7 @@ class LocalLM:
 
     @classmethod
     def load(cls, weights: Weights, settings: Settings, *, dtype: Dtype = "auto") -> "LocalLM":
-        """Read weights from their folder; "auto" means bf16 where the device computes in it, else fp32.
+        """Read weights from their folder; "auto" is what `device.auto_dtype` says, any other dtype is kept to.
 
         Sets torch's thread count for the process to `settings.threads`.
 

@@ -5,6 +5,7 @@ completions with `echo` (vLLM, TGI and others), or by vLLM's `prompt_logprobs`. 
 prompt and answer together less that of the prompt alone, so nothing depends on where a tokenizer puts the boundary.
 """
 
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from recsys.errors import ModelError
+from recsys.errors import ModelError, SpecError
 from recsys.protocols import Score
 from recsys.settings import Settings
 
@@ -32,6 +33,7 @@ _REFUSALS = {400, 404, 405, 422, 501}
 class RemoteLM:
     """A model on a server; see `connect`. Implements `protocols.LanguageModel`.
 
+    key     : without the white space around it; empty where there is none
     workers : requests under way at the same time
     """
 
@@ -46,17 +48,21 @@ class RemoteLM:
         """Prepare requests to the API at `url` (ending in /v1 for most servers); nothing is sent yet.
 
         A request is given `settings.lm_timeout_s` seconds and is repeated at most `retries` times after a lost
-        connection, a timeout, a 429 or a 5xx. `settings.lm_api_key` is sent to this address only and never logged.
+        connection, a timeout, a 429 or a 5xx. `settings.lm_api_key` is sent to this address only and never logged;
+        white space around it, such as the line break that ends a file, is not part of it.
+
+        Errors: `SpecError` for a key that an HTTP header cannot carry.
         """
         from openai import OpenAI
 
-        key = settings.lm_api_key or SecretStr("none")
-        client = OpenAI(
-            base_url=url, api_key=key.get_secret_value(), timeout=settings.lm_timeout_s, max_retries=retries
-        )
+        key = settings.lm_api_key.get_secret_value().strip() if settings.lm_api_key else ""
+        if not (key.isascii() and key.isprintable()):
+            raise SpecError("RECSYS_LM_API_KEY: holds a line break, or a character beyond ASCII: give the key alone")
+        # Never None: the client would take another service's key from the environment.
+        client = OpenAI(base_url=url, api_key=key or "none", timeout=settings.lm_timeout_s, max_retries=retries)
         parts = urlsplit(url)
         address = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
-        return cls(client, model, address, key, workers)
+        return cls(client, model, address, SecretStr(key), workers)
 
     @property
     def model_id(self) -> str:
@@ -153,7 +159,10 @@ class RemoteLM:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what the client raises, and an answer of another shape than expected, into `ModelError`."""
+        """Turn what the client raises, and an answer of another shape than expected, into `ModelError`.
+
+        Without its cause, whose text may repeat the key that was sent.
+        """
         import openai
 
         try:
@@ -163,21 +172,30 @@ class RemoteLM:
                 f"{self.model_id}: no answer in {self.client.timeout:g} s (RECSYS_LM_TIMEOUT_S)"
             ) from error
         except openai.APIConnectionError as error:
-            raise ModelError(f"{self.model_id}: cannot be reached: {error.__cause__ or error}") from error
+            raise ModelError(f"{self.model_id}: cannot be reached: {self._line(error.__cause__ or error)}") from None
         except openai.APIStatusError as error:
-            # Without its cause, whose text may repeat the key that was sent.
             kind = _NotOfferedError if error.status_code in _REFUSALS else ModelError
             raise kind(f"{self.model_id}: answered {error.status_code}: {self._line(error)}") from None
         except (openai.OpenAIError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise ModelError(f"{self.model_id}: answered nonsense: {self._line(error)}") from error
+            raise ModelError(f"{self.model_id}: answered nonsense: {self._line(error)}") from None
 
-    def _line(self, error: Exception) -> str:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return line.replace(self.key.get_secret_value(), "***")[:300]
+    def _line(self, error: BaseException) -> str:
+        """What an error says, in one line, without the key."""
+        told = str(error).strip() or type(error).__name__
+        for form in _forms(self.key.get_secret_value()):
+            told = told.replace(form, "***")
+        return told.splitlines()[0][:300]
 
 
 class _NotOfferedError(ModelError):
     """The server is there, but refuses the request or leaves out what was asked for."""
+
+
+def _forms(key: str) -> list[str]:
+    """How a text may repeat a key: as it is, stripped, escaped as in Python's or JSON's strings; longest first."""
+    plain = {key, key.strip()}
+    escaped = {form for k in plain for form in (repr(k)[1:-1], repr(k.encode())[2:-1], json.dumps(k)[1:-1])}
+    return sorted((plain | escaped) - {""}, key=len, reverse=True)
 
 
 def _sum(values: Sequence[float | None]) -> _Likelihood:

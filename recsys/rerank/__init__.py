@@ -1,5 +1,6 @@
 """Rerankers: the same candidates in a better order, by a language model's reading of the user."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +26,8 @@ AnyRerankerConfig = Annotated[PackedConfig | IdentityConfig, Field(discriminator
 AnyReranker = PackedReranker | Identity
 
 
-def load_reranker(kind: str, path: Path, lm: LanguageModel | None) -> AnyReranker:
-    """Read a saved reranker of a known kind.
+def load_reranker(kind: str, path: Path, lm: Callable[[], LanguageModel | None]) -> AnyReranker:
+    """Read a saved reranker of a known kind; `lm` is asked for a language model only where its opinion counts.
 
     Errors: `BundleError` when the folder holds something else, or the language model is not the one it needs.
     """

@@ -10,7 +10,7 @@ The first `depth` candidates are reordered; the rest keep their order behind the
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from recsys.data.files import atomic_folder
 from recsys.data.split import Questions
-from recsys.errors import BundleError, SpecError
-from recsys.protocols import LanguageModel
+from recsys.errors import BundleError, ModelError, SpecError
+from recsys.protocols import LanguageModel, Score
 from recsys.rerank.features import QUIET_UP_TO, Feature, compute, lists_of, popularity, present, titles_of
 from recsys.rerank.fusion import Array, LinearFusion, Lists, fit_fusion
 from recsys.rerank.prompt import Prompt
@@ -231,8 +231,9 @@ class PackedReranker:
             priors.write_parquet(folder / "priors.parquet")
 
     @classmethod
-    def load(cls, path: Path, lm: LanguageModel | None) -> "PackedReranker":
-        """Read the folder around the language model that it was fitted with.
+    def load(cls, path: Path, lm: Callable[[], LanguageModel | None]) -> "PackedReranker":
+        """Read the folder around the language model that it was fitted with; where the fitted weights do not use the
+        model, none is asked for.
 
         Errors: `BundleError` for a folder that is damaged or no packed reranker, for no language model, or for
         another one than it was fitted with: weights and priors are worth nothing with another.
@@ -257,21 +258,38 @@ class PackedReranker:
             raise BundleError(f"{path}: is not readable as a packed reranker ({error})") from error
         if prompt.prompt_id != facts["prompt"]["id"]:
             raise BundleError(f"{path / _FILE}: the prompt's text is not that of {facts['prompt']['id']}")
-        if lm is None or lm.model_id != fitted_with:
-            given = f"'{lm.model_id}' is given" if lm else "none is given"
+        if not fusion.uses("pmi"):
+            return cls(config, prompt, Unasked(fitted_with), fusion, counts, priors, report)
+        model = lm()
+        if model is None or model.model_id != fitted_with:
+            given = f"'{model.model_id}' is given" if model else "none is given"
             raise BundleError(f"{path}: was fitted with the language model '{fitted_with}', but {given}: refit")
-        return cls(config, prompt, lm, fusion, counts, priors, report)
+        return cls(config, prompt, model, fusion, counts, priors, report)
+
+
+@dataclass(frozen=True)
+class Unasked:
+    """Stands for a language model whose opinion counts nothing, so that its weights need not be there."""
+
+    model_id: str
+
+    def generate(self, prompts: Sequence[str], *, max_tokens: int = 128, stop: Sequence[str] = ()) -> list[str]:
+        raise ModelError(f"{self.model_id} was not loaded")
+
+    def score(self, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[list[Score]]:
+        raise ModelError(f"{self.model_id} was not loaded")
 
 
 def _reordered(rows: pl.DataFrame, scores: Array) -> pl.DataFrame:
-    """One query's candidates with the first ones by fused score; the rest follow, each a step below the one before.
+    """One query's candidates with the first ones by fused score; the rest follow below, as far apart as they were.
 
     Scores that differ by rounding only are ties, and ties keep the candidates' order.
     """
     rounded = np.round(scores, 9)
     order = np.argsort(-rounded, kind="stable")
     rest = np.arange(len(scores), len(rows))
-    below = rounded.min() - np.arange(1, len(rest) + 1)
+    tail = rows["score"].to_numpy()[len(scores) :]
+    below = rounded.min() - 1 - (tail[0] - tail if len(tail) else tail)
     served_by = pl.Series(["reranker"] * len(scores) + rows["served_by"].to_list()[len(scores) :], dtype=pl.String)
     sorted_rows: pl.DataFrame = rows[np.concatenate([order, rest]).tolist()]
     return sorted_rows.with_columns(

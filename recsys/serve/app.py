@@ -100,7 +100,7 @@ def app_of(ranker: Ranker) -> "FastAPI":
 
     @app.get("/health/ready")
     async def ready() -> dict[str, str]:
-        """The bundle is loaded and has answered once; there is no listening port before that."""
+        """The bundle is loaded and has answered once; before that, whoever asks waits."""
         return {"status": "ready", "bundle": ranker.bundle.name}
 
     @app.get("/docs", include_in_schema=False)
@@ -143,9 +143,12 @@ class _AccessLog:
 
 @contextmanager
 def claim_port(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket bound to the address and not yet listening: a taken port shows before minutes of loading, not after.
+    """A socket that listens on the address: a taken port shows before minutes of loading, not after.
 
-    `port` 0 takes any free one. Errors: `SpecError` when the address is taken, unknown or not allowed.
+    It listens from the start, because two sockets that are only bound can share an address. Whoever connects while
+    the bundle loads waits for the first answer. `port` 0 takes any free one.
+
+    Errors: `SpecError` when the address is taken, unknown or not allowed.
     """
     if not 0 <= port <= 65535:  # getaddrinfo would take it modulo 65536
         raise SpecError(f"--port {port}: must be from 0 to 65535")
@@ -158,6 +161,7 @@ def claim_port(host: str, port: int) -> Iterator[socket.socket]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind(address)
+            sock.listen()
         except OSError as error:
             raise SpecError(f"--host {host} --port {port}: {error.strerror or error}; choose another") from error
         yield sock

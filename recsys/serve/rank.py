@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 from recsys.bundle import Bundle
-from recsys.errors import SpecError
+from recsys.recommender import check_k
 from recsys.tables import Id
 
 MAX_HISTORY = 1000
@@ -49,7 +49,12 @@ class RankRequest(BaseModel):
     history: list[WireId] | None = Field(
         default=None, max_length=MAX_HISTORY, description="item ids, oldest first; [] for a visitor without a past"
     )
-    k: int = Field(default=10, ge=1, strict=True, description="how many items; at most the size of the catalog")
+    k: int = Field(
+        default=10,
+        ge=1,
+        strict=True,
+        description="how many items, at most the size of the catalog; if left out, all of a catalog smaller than 10",
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -112,7 +117,7 @@ class Ranker:
         titles = dict(bundle.catalog.frame.select("item_id", "title").iter_rows())
         ranker = cls(bundle, titles)
         if len(bundle.log):
-            ranker.rank(RankRequest(user_id=bundle.log.frame["user_id"][0], k=min(10, len(bundle.catalog))))
+            ranker.rank(RankRequest(user_id=bundle.log.frame["user_id"][0]))
         return ranker
 
     def rank(self, request: RankRequest) -> RankResponse:
@@ -120,14 +125,15 @@ class Ranker:
 
         Errors: `SpecError` for a `k` above the size of the catalog, `UnknownUserError`, `UnknownItemError`.
         """
-        if request.k > len(self.bundle.catalog):
-            raise SpecError(f"{request.k} is more than the catalog's {len(self.bundle.catalog)} items")
+        catalog = self.bundle.catalog
+        k = request.k if "k" in request.model_fields_set else min(request.k, len(catalog))
+        check_k(k, catalog)
         if request.user_id is not None:
             queries = self.bundle.queries([request.user_id])
         else:
             queries = self.bundle.adhoc(request.history or [])
         with self._lock:
-            rows = self.bundle.recommender.recommend(queries, request.k).frame.sort("rank")
+            rows = self.bundle.recommender.recommend(queries, k).frame.sort("rank")
         items = [
             RankedItem(title=self.titles[row["item_id"]], **row)
             for row in rows.select("item_id", "rank", "score", "reason", "served_by").iter_rows(named=True)
