@@ -25,6 +25,7 @@ class FakeRecommender:
     """Ranks unseen items by their distance from the last one. `asked` records the users of every call."""
 
     served_by: str = "reranker"
+    items: list[Id] = field(default_factory=lambda: ITEMS)
     reranker: object = "anything but Identity"
     down: set[Id] = field(default_factory=set)
     """Users whom the reranker fails: they get the candidates' order, as `Fallback` serves them."""
@@ -42,8 +43,10 @@ class FakeRecommender:
             raise self.failure
         rows: list[dict[str, Any]] = []
         for row in queries.frame.iter_rows(named=True):
-            last = row["history"][-1] if row["history"] else ITEMS[0]
-            items = sorted((i for i in ITEMS if i not in row["history"]), key=lambda i, last=last: (abs(i - last), i))
+            last = row["history"][-1] if row["history"] else self.items[0]
+            items = sorted(
+                (i for i in self.items if i not in row["history"]), key=lambda i, last=last: (abs(i - last), i)
+            )
             rows += [
                 {
                     "query_id": row["query_id"],
@@ -103,7 +106,9 @@ class FakeBundle:
 
 def fake_bundle(folder: Path, recommender: FakeRecommender | None = None, *, mark: str = "one") -> Bundle:
     """A bundle in `folder`; `mark` tells two of them apart."""
-    events = [(user, item, n) for user in USERS for n, item in enumerate(ITEMS[user % 5 : user % 5 + 3])]
+    recommender = recommender or FakeRecommender()
+    items = recommender.items
+    events = [(user, item, n) for user in USERS for n, item in enumerate(items[user % 5 : user % 5 + 3])]
     log = InteractionLog.of(
         pl.DataFrame(
             {
@@ -115,10 +120,10 @@ def fake_bundle(folder: Path, recommender: FakeRecommender | None = None, *, mar
             }
         )
     )
-    titles = [f"Item {item}" for item in ITEMS]
-    catalog = Catalog(pl.DataFrame({"item_id": ITEMS, "title": titles, "text": titles}))
+    titles = [f"Item {item}" for item in items]
+    catalog = Catalog(pl.DataFrame({"item_id": items, "title": titles, "text": titles}))
     manifest = {"name": "fake", "hash": hashlib.sha256(mark.encode()).hexdigest()}
-    bundle: Any = FakeBundle(folder, manifest, recommender or FakeRecommender(), log, catalog)
+    bundle: Any = FakeBundle(folder, manifest, recommender, log, catalog)
     return bundle
 
 

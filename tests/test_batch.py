@@ -6,7 +6,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -18,6 +20,7 @@ from recsys.cli import main
 from recsys.data.ingest import Dataset
 from recsys.errors import DataError, ModelError, SpecError, StorageError, UnknownUserError
 from recsys.lm.replay import ScriptedLM
+from recsys.rerank import Fallback, Identity
 
 
 @pytest.fixture
@@ -95,6 +98,54 @@ def test_a_finished_batch_is_a_rerun_of_nothing(bundle: Bundle, tmp_path: Path) 
     asked(bundle).clear()
     report = run_batch(bundle, USERS, k=2, out=tmp_path / "out")
     assert (asked(bundle), report.written, report.rows) == ([], 0, 12)
+
+
+def test_users_whom_the_reranker_failed_are_counted_and_only_they_are_tried_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    down = fake_bundle(tmp_path / "bundle", FakeRecommender(down={7, 11, 5, 13}))
+    report = run_batch(down, USERS, k=2, out=out, shard_size=2, rerank_users=5)
+    assert (report.reranked, report.not_reranked) == (2, 3)  # nobody wanted the sixth user, 13, reranked
+    assert json.loads((out / SUCCESS).read_text())["not_reranked"] == 3
+
+    better = fake_bundle(tmp_path / "bundle", FakeRecommender(down={5}))
+    report = run_batch(better, USERS, k=2, out=out, shard_size=2, rerank_users=5)
+    assert asked(better) == [[7], [11, 5]]
+    assert (report.written, report.reranked, report.not_reranked) == (3, 4, 1)
+
+    up = fake_bundle(tmp_path / "bundle")
+    report = run_batch(up, USERS, k=2, out=out, shard_size=2, rerank_users=5)
+    assert (asked(up), report.written, report.not_reranked) == ([[5]], 1, 0)
+    assert json.loads((out / SUCCESS).read_text())["not_reranked"] == 0
+    run_batch(up, USERS, k=2, out=tmp_path / "once", shard_size=2, rerank_users=5)
+    assert rows(out).equals(rows(tmp_path / "once"))
+
+
+def test_a_bundle_without_a_reranker_has_nothing_to_try_again(tmp_path: Path) -> None:
+    plain = fake_bundle(tmp_path / "bundle", FakeRecommender("candidates", reranker=Identity()))
+    for written in (6, 0):
+        report = run_batch(plain, USERS, k=2, out=tmp_path / "out")
+        assert (report.written, report.reranked, report.not_reranked) == (written, 0, 0)
+
+
+def test_an_outage_of_the_language_model_is_mended_by_the_same_command(tiny: Dataset, tmp_path: Path) -> None:
+    real = real_bundle(tmp_path, tiny, ScriptedLM())
+    users = read_users("all", real).ids[:9]
+    off = replace(real, recommender=replace(real.recommender, reranker=Fallback(_Down())))
+    assert run_batch(off, users, k=5, out=tmp_path / "out", shard_size=4).not_reranked == 9
+    assert run_batch(real, users, k=5, out=tmp_path / "out", shard_size=4).not_reranked == 0
+    run_batch(real, users, k=5, out=tmp_path / "once", shard_size=4)
+    assert rows(tmp_path / "out").equals(rows(tmp_path / "once"))
+
+
+@dataclass(frozen=True)
+class _Down:
+    """A reranker whose language model is out of reach."""
+
+    def rerank(self, *_: Any) -> Any:
+        raise ModelError("the endpoint is gone")
+
+    def save(self, path: Path) -> None:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), ModelError("the endpoint is gone")])
@@ -249,6 +300,17 @@ def test_the_command_says_what_lies_where_and_what_was_left_out(
     assert f"2 users (1 reranked), 4 rows, 1 shards: {out}/part-*.parquet" in said
     assert "1 repeated ids counted once" in said
     assert "left out, unknown to the log: 'nobody' (line 2)" in said
+
+
+def test_the_command_says_how_many_were_not_reranked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    down = fake_bundle(tmp_path / "bundle", FakeRecommender(down={7, 2}))
+    monkeypatch.setattr("recsys.registry.open_bundle", lambda text, settings: down)
+    assert command(monkeypatch, "batch", "--bundle", "any", "--out", str(tmp_path / "out"), "--k", "2") == 0
+    said = capsys.readouterr().out
+    assert "6 users (4 reranked)" in said
+    assert "2 users keep the candidates' order because the reranker failed on them; the same command tries" in said
 
 
 def test_ctrl_c_says_how_to_go_on(

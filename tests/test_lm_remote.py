@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
+import openai
 import pytest
 from pydantic import SecretStr
 
@@ -232,14 +232,15 @@ def test_without_a_key_no_other_services_key_is_sent_and_messages_stay_whole(
     assert server.keys == {"Bearer none"}
 
 
-class Breaking(httpx.BaseTransport):
-    """A way to the server that breaks and says what was sent, as the libraries below do."""
+class Breaking:
+    """A client whose connection breaks, and whose error says what was sent, as the library below it does."""
 
     def __init__(self, says: str) -> None:
         self.says = says
+        self.chat = self.completions = self
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        raise httpx.LocalProtocolError(self.says)
+    def create(self, **_: Any) -> Any:
+        raise openai.APIConnectionError(request=None) from ValueError(self.says)  # type: ignore[arg-type]
 
 
 HARD = 'sk-very"secret\\0123'
@@ -254,11 +255,9 @@ def test_no_form_of_the_key_is_shown_whatever_fails(lm: RemoteLM, server: Server
         server.plan, server.says = [401], f"no: {form} is bad"
         with pytest.raises(ModelError, match="answered 401") as refused:
             hard.generate(["a"])
-        transport = httpx.Client(transport=Breaking(f"Illegal header value {form}"))
-        with transport, lm.client.with_options(http_client=transport, max_retries=0) as client:
-            broken = dataclasses.replace(hard, client=client)
-            with pytest.raises(ModelError, match="cannot be reached: Illegal header value") as lost:
-                broken.generate(["a"])
+        broken = dataclasses.replace(hard, client=Breaking(f"Illegal header value {form}"))
+        with pytest.raises(ModelError, match="cannot be reached: Illegal header value") as lost:
+            broken.generate(["a"])
         for raised in (refused, lost):
             assert "***" in str(raised.value)
             shown = "".join(traceback.format_exception(raised.value))

@@ -147,6 +147,16 @@ def test_on_new_data_the_recipes_are_compared_on_the_new_data(
     assert re.search(r"is not worse than the 0\.\d+ of version 1's recipe on the same data", same.stdout)
     assert place.registry.champion(MODEL).number == 3
 
+    log.head(len(log) * 3 // 4).write_csv(data / "interactions.csv")
+    cut = place.retrain(data, "transitions", "fourth")
+    assert cut.returncode == 0, cut.stderr
+    assert f"version 4 of '{MODEL}' is the challenger" in cut.stdout
+    assert re.search(
+        r"but its log has \d+ events, over 10% fewer than the \d+ of version 3: check the data", cut.stdout
+    )
+    assert "the champion is still version 3" in cut.stdout
+    assert place.registry.champion(MODEL).number == 3
+
 
 def test_a_registry_out_of_reach_shows_before_the_work(tmp_path: Path) -> None:
     spec = tmp_path / "spec.toml"

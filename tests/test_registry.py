@@ -2,14 +2,19 @@ import json
 import os
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
+from recsys import registry as module
+from recsys.data.ingest import Dataset
 from recsys.errors import BundleError, RegistryError
 from recsys.registry import METRIC, SETTING, Registry, open_bundle, setting_tag
 from recsys.settings import Settings
+from recsys.tables import Catalog, InteractionLog
 
 
 @pytest.fixture(scope="session")
@@ -34,12 +39,11 @@ def folder(path: Path, text: str = "weights") -> Path:
     return path
 
 
-def logged(registry: Registry, value: float, *, setting: dict[str, Any] | None = None) -> str:
+def logged(registry: Registry, value: float, *, setting: str = "same", events: int | None = None) -> str:
     area, name = METRIC.split("/")
     metrics = {area: {name: value, "ci95": {name: [value - 0.01, value + 0.01]}}}
-    return registry.log_run(
-        params={}, metrics=metrics, artifacts={}, tags={SETTING: setting_tag(setting or {"data": "same"})}
-    )
+    params = {} if events is None else {"data": {"events": events}}
+    return registry.log_run(params=params, metrics=metrics, artifacts={}, tags={SETTING: setting})
 
 
 def version(registry: Registry, tmp_path: Path, name: str, value: float, **options: Any) -> int:
@@ -128,15 +132,63 @@ def test_metrics_of_other_data_do_not_compare_until_the_rivals_recipe_is_measure
     registry: Registry, tmp_path: Path
 ) -> None:
     registry.promote(version(registry, tmp_path, "moved", 0.2), name="moved")
-    number = version(registry, tmp_path, "moved", 0.15, setting={"data": "next day"})
+    number = version(registry, tmp_path, "moved", 0.195, setting="next day")
     refused = registry.promote(number, name="moved")
     assert (refused.promoted, "cannot be compared" in refused.why) == (False, True)
-    assert not registry.promote(number, name="moved", rival=0.16).promoted
-    accepted = registry.promote(number, name="moved", rival=0.14)
+    assert not registry.promote(number, name="moved", rival=0.198).promoted
+    accepted = registry.promote(number, name="moved", rival=0.193)
     assert accepted.promoted
-    assert "the 0.1400 of version 1's recipe on the same data" in accepted.why
+    assert "the 0.1930 of version 1's recipe on the same data" in accepted.why
     with pytest.raises(RegistryError, match="no such model, alias"):
         registry.resolve("models:/moved@challenger")  # the champion is not its own challenger
+
+
+@pytest.mark.parametrize(
+    ("value", "events", "doubt"),
+    [
+        (0.117, 1000, None),
+        (0.107, 900, None),  # the lower end of the champion's interval, the least that a log may have
+        (0.1065, None, None),
+        (0.105, 1000, "falls below the 0.1170 [0.1070, 0.1270] that version 1 had on its own data"),
+        (0.020, 1000, "falls below the 0.1170"),
+        (0.117, 899, "its log has 899 events, over 10% fewer than the 1000 of version 1"),
+    ],
+)
+@pytest.mark.parametrize("better", [0.0, 0.01])
+def test_data_that_look_broken_promote_no_recipe_neither_the_champions_own_nor_a_better_one(
+    registry: Registry, tmp_path: Path, value: float, events: int | None, doubt: str | None, better: float
+) -> None:
+    name = f"broken-{value}-{events}-{better}"
+    registry.promote(version(registry, tmp_path, name, 0.117, events=1000), name=name)
+    number = version(registry, tmp_path, name, value, setting="next export", events=events)
+    promotion = registry.promote(number, name=name, rival=value - better)
+    assert promotion.promoted is (doubt is None)
+    assert doubt is None or (doubt in promotion.why and promotion.why.endswith("check the data"))
+    assert registry.champion(name).number == (2 if doubt is None else 1)
+
+
+def test_the_setting_tells_apart_logs_catalogs_options_and_versions_of_recsys(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"split": "leave-last", "seed": 0}
+    items = tiny.catalog.frame
+    retitled = items.with_columns(title=pl.lit("New ") + pl.col("title"))
+    shorter = replace(tiny, log=InteractionLog(tiny.log.frame.head(100)))
+    same = replace(tiny, name="another", catalog=Catalog(_with_vectors(items)))
+    tag = setting_tag(tiny, options)
+    assert setting_tag(same, dict(reversed(options.items()))) == tag
+    others = {
+        setting_tag(tiny, {**options, "seed": 1}),
+        setting_tag(replace(tiny, catalog=Catalog(retitled)), options),
+        setting_tag(shorter, options),
+    }
+    monkeypatch.setattr(module, "__version__", "0.0.0")
+    assert len({tag, setting_tag(tiny, options), *others}) == 5
+
+
+def _with_vectors(items: pl.DataFrame) -> pl.DataFrame:
+    vectors = pl.Series("embedding", [[1.0, 0.0]] * len(items), dtype=pl.Array(pl.Float32, 2))
+    return items.with_columns(vectors)
 
 
 def test_promoting_the_champion_again_changes_nothing(registry: Registry, tmp_path: Path) -> None:

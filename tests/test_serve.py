@@ -108,6 +108,15 @@ def test_k_is_10_unless_said(client: TestClient) -> None:
     assert len(client.post("/v1/rank", json={"history": []}).json()["items"]) == 10
 
 
+def test_in_a_catalog_of_fewer_than_10_items_k_is_all_of_them_unless_said(tmp_path: Path) -> None:
+    small = fake_bundle(tmp_path / "bundle", FakeRecommender(items=ITEMS[:4]))
+    with TestClient(create_app(small)) as client:
+        assert len(client.post("/v1/rank", json={"history": []}).json()["items"]) == 4
+        refused = client.post("/v1/rank", json={"history": [], "k": 10})
+        assert refused.status_code == 422
+        assert refused.json()["detail"][0]["msg"].startswith("k = 10 does not fit: the catalog holds 4 items")
+
+
 @pytest.mark.parametrize(
     ("body", "status", "field"),
     [
@@ -311,6 +320,13 @@ def test_a_port_in_use_is_one_line_that_says_so() -> None:
             pytest.raises(SpecError, match=f"--host 127.0.0.1 --port {port}: Address already in use"),
             claim_port("127.0.0.1", port),
         ):
+            pass
+
+
+def test_a_claimed_port_is_taken_before_its_server_runs() -> None:
+    with claim_port("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(SpecError, match="Address already in use"), claim_port("127.0.0.1", port):
             pass
 
 

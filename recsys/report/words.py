@@ -122,9 +122,15 @@ def measured(data: Mapping[str, Any], dataset: str, split: str, users: int) -> s
     }.get(split, f"an item each was held out (split “{split}”)")
     items = data.get("catalog", data.get("items"))
     among = f" among {items:,} items" if isinstance(items, int) else ""
+    # The usual protocol, but not the world's: what other users did later is known to the counts and the factors.
+    caution = (
+        " Under this split the parts also learn from what other users did after a hidden event; split “time” is stricter."
+        if split == "leave-last"
+        else ""
+    )
     return (
         f"For {users:,} users of {short(dataset, 80)}, {hidden}. Each stage then ranked the catalog for them, "
-        f"and the figures say how near the top the hidden item came{among}."
+        f"and the figures say how near the top the hidden item came{among}.{caution}"
     )
 
 
