@@ -58,7 +58,7 @@ def retrain(
     log.info("publish: fit on the whole log")
     fitted = fit(dataset, recipe, settings, seed=seed)
     path = bundle.write(
-        out / "bundle", fitted.recommender, dataset, spec=recipe, metrics=found.metrics["stages"], replace=True
+        out / "bundle", fitted.recommender, dataset, spec=fitted.spec, metrics=found.metrics["stages"], replace=True
     )
     run_id = registry.log_run(
         params={"spec": recipe.model_dump(mode="json"), **options, "data": found.metrics["data"]},

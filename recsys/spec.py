@@ -23,7 +23,7 @@ from recsys.data.files import atomic_file
 from recsys.data.ingest import Dataset
 from recsys.data.split import Questions, Split, ask, split_log
 from recsys.errors import SpecError
-from recsys.lm import EncoderConfig, LMConfig, load_encoder, load_lm
+from recsys.lm import EncoderConfig, LMConfig, load_encoder, load_lm, resolved
 from recsys.policy import TopConfig
 from recsys.profiles import ProfilesConfig, summarize
 from recsys.protocols import LanguageModel, Reranker, TextEncoder
@@ -95,9 +95,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted line, and what the fitting found out: reports and seconds per step."""
+    """A fitted line, and what the fitting found out: reports and seconds per step.
+
+    `spec` is the recipe with nothing left to the machine: a bundle carries it, so that it loads alike elsewhere.
+    """
 
     recommender: Recommender
+    spec: Spec
     tuning: Mapping[str, Any]
     seconds: Mapping[str, float]
 
@@ -135,9 +139,10 @@ def fit(
     `lm` replaces the spec's language model (a recorded or scripted one in tests).
     """
     clock = Clock()
+    concrete = resolved(spec.lm, settings).model_copy(update={"record": False})
     if lm is None and spec.needs_lm():
         with clock.step("load language model"):
-            lm = load_lm(spec.lm, settings)
+            lm = load_lm(concrete.model_copy(update={"record": spec.lm.record}), settings)
     training = training or Training.of_log(dataset.log)
     catalog = dataset.catalog
     if spec.needs_vectors():
@@ -184,7 +189,7 @@ def fit(
         reasons=profiles.reasons,
         depth=spec.depth,
     )
-    return Fitted(recommender, tuning, clock.seconds)
+    return Fitted(recommender, spec.model_copy(update={"lm": concrete}), tuning, clock.seconds)
 
 
 def with_vectors(catalog: Catalog, encoder: TextEncoder, cache_dir: Path) -> Catalog:

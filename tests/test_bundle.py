@@ -154,3 +154,10 @@ def test_a_history_nobody_stored_is_answered_now(folder, weights_settings):
     assert len(slates) == 5
     assert item not in slates["item_id"].to_list()
     assert len(loaded.recommender.recommend(loaded.adhoc([]), 5)) == 5
+
+
+def test_the_recipe_in_a_bundle_leaves_nothing_to_the_machine(world, settings):
+    spec = SPEC.model_copy(update={"lm": LMConfig(dtype="auto", record=True)})
+    lm = fit(world, spec, settings, seed=0, lm=HashLM()).spec.lm
+    assert lm.dtype in ("float32", "bfloat16")
+    assert not lm.record, "a server must not write what it is asked into a cache"

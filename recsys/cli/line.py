@@ -40,7 +40,7 @@ def fit(
     bundle.refuse_taken(out, replace=replace)
     dataset = _dataset(data, settings)
     fitted = fit_line(dataset, recipe, settings, seed=seed)
-    bundle.write(out, fitted.recommender, dataset, spec=recipe, replace=replace)
+    bundle.write(out, fitted.recommender, dataset, spec=fitted.spec, replace=replace)
     show(f"bundle: {out}  ({sum(fitted.seconds.values()):.0f} s)")
 
 
@@ -102,7 +102,7 @@ def evaluate(
             bundle_out,
             found.fitted.recommender,
             dataset,
-            spec=recipe,
+            spec=found.fitted.spec,
             known=found.known,
             metrics=found.metrics["stages"],
             replace=True,

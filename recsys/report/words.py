@@ -124,7 +124,7 @@ def measured(data: Mapping[str, Any], dataset: str, split: str, users: int) -> s
     among = f" among {items:,} items" if isinstance(items, int) else ""
     # The usual protocol, but not the world's: what other users did later is known to the counts and the factors.
     caution = (
-        " Under this split the parts also learn from what other users did after a hidden event; split “time” is stricter."
+        " Under this split the parts also learn from what other users did after a hidden event; “time” is stricter."
         if split == "leave-last"
         else ""
     )
