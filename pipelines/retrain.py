@@ -22,7 +22,7 @@ from recsys.registry import MODEL, SETTING, Registry, setting_tag
 from recsys.report import stage_table, write_report
 from recsys.report.assemble import report_data
 from recsys.settings import load_settings
-from recsys.spec import Spec, fit, load_spec
+from recsys.spec import fit, load_spec
 
 log = logging.getLogger("recsys.pipelines")
 
@@ -52,7 +52,8 @@ def retrain(
     setting = setting_tag(dataset, options)
     rival = None
     if champion is not None and champion.setting != setting:
-        before = Spec.model_validate(bundle.read_manifest(registry.resolve(f"models:/{model}@champion"))["spec"])
+        old = registry.resolve(f"models:/{model}@champion")
+        before = bundle.stored_spec(old, bundle.read_manifest(old))
         rival = _served(found if before == recipe else evaluate(dataset, before, settings, **options))["ndcg@10"]
 
     log.info("publish: fit on the whole log")
