@@ -49,7 +49,7 @@ weights: $(STAMP)
 demo: venv
 	@if [[ '$(DATA)' == ml-100k ]]; then $(BIN)/recsys data fetch ml-100k; fi
 	$(BIN)/recsys evaluate '$(DATA)' --spec '$(SPEC)' --split leave-last --k-core 5 \
-	    --sample-users $(USERS) --out '$(OUT)' --report --bundle '$(OUT)/bundle'
+	    --sample-users $(USERS) --out '$(OUT)' --report --bundle '$(OUT)/bundle' --replace
 
 test: venv
 	$(BIN)/python -m pytest $(ARGS)

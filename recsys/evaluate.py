@@ -10,6 +10,7 @@ import platform
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,9 @@ def evaluate(
         per_query = per_query.join(
             found.select("query_id", pl.col("rank").alias(stage)), on="query_id", how="left", maintain_order="left"
         )
-    described = describe(dataset, interactions, questions)
+    described = describe(dataset, interactions, questions, exclude_seen=spec.generator.exclude_seen)
+    if split == "time":
+        described["test_from"] = datetime.fromtimestamp(parts.cuts[1], UTC).isoformat(timespec="minutes")
     if spec.generator.exclude_seen and described["answers_already_met"] > 0.05:
         log.warning(
             "%.0f%% of the answers are items that the user had met before, which are never proposed: "
@@ -170,13 +173,17 @@ def compare_sources(
     return rows
 
 
-def describe(dataset: Dataset, interactions: InteractionLog, questions: Questions) -> dict[str, Any]:
+def describe(
+    dataset: Dataset, interactions: InteractionLog, questions: Questions, *, exclude_seen: bool
+) -> dict[str, Any]:
     """What the figures stand on, in numbers and notes."""
     users, items = interactions.frame["user_id"].n_unique(), interactions.frame["item_id"].n_unique()
     histories = questions.queries.frame
-    repeated = histories.join(questions.truth.frame, on="query_id").select(
-        pl.col("history").list.contains(pl.col("item_id")).mean()
+    answers = histories.join(questions.truth.frame, on="query_id").select(
+        met=pl.col("history").list.contains(pl.col("item_id")),
+        known=pl.col("item_id").is_in(dataset.catalog.frame["item_id"].implode()),
     )
+    reach = pl.col("known") & ~pl.col("met") if exclude_seen else pl.col("known")
     return {
         "name": dataset.name,
         "clock": dataset.clock,
@@ -188,7 +195,8 @@ def describe(dataset: Dataset, interactions: InteractionLog, questions: Question
         "density": len(interactions) / (users * items),
         "queries": len(questions),
         "queries_without_history": histories.filter(pl.col("history").list.len() == 0).height,
-        "answers_already_met": float(repeated.item() or 0.0),
+        "answers_already_met": float(answers["met"].mean() or 0.0),  # type: ignore[arg-type]  # a mean of booleans
+        "answers_within_reach": float(answers.select(reach.mean()).item() or 0.0),
         "notes": list(dataset.notes),
     }
 

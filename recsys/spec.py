@@ -117,12 +117,10 @@ class Clock:
         """Time one step; a name used twice adds up."""
         log.info("%s ...", name)
         start = time.perf_counter()
-        try:
-            yield
-        finally:
-            took = time.perf_counter() - start
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 3)
-            log.info("%s: %.1f s", name, took)
+        yield
+        took = time.perf_counter() - start
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + took, 3)
+        log.info("%s: %.1f s", name, took)
 
 
 def fit(

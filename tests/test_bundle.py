@@ -1,6 +1,7 @@
 """A bundle comes back as it was, or not at all."""
 
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -91,6 +92,12 @@ def test_a_folder_of_the_users_own_is_never_replaced(fitted, tiny, tmp_path):
     with pytest.raises(StorageError, match="not empty"):
         bundle.write(mine, fitted, tiny, spec=SPEC, replace=True)
     assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_place_that_cannot_be_written_shows_before_the_work():
+    with pytest.raises(StorageError, match="choose another place") as error:
+        bundle.refuse_taken(Path("/proc/nowhere/bundle"))
+    assert "free space" not in str(error.value)
 
 
 def test_a_recipe_that_this_version_cannot_read_says_to_refit(folder, weights_settings):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -157,6 +158,8 @@ def test_a_reranker_that_reads_noise_is_not_trusted(world, weights_settings):
 def test_a_time_split_asks_only_about_the_last_days(world, weights_settings):
     found = evaluate(world, PLAIN, weights_settings, split="time", sample_users=40)
     assert found.known.frame["ts"].max() < found.questions.queries.frame["at"].min()
+    first = datetime.fromisoformat(found.metrics["data"]["test_from"]).timestamp()
+    assert found.known.frame["ts"].max() - 60 < first <= found.questions.queries.frame["at"].min()
 
 
 def repeating(n_users: int = 60) -> pl.DataFrame:
@@ -172,10 +175,12 @@ def test_repeats_are_found_only_where_seen_items_may_come_again(weights_settings
     assert found.metrics["data"]["answers_already_met"] == 1.0
     assert found.metrics["stages"]["candidates"]["recall@100"] == 0.0
     assert "generator.exclude_seen = false" in caplog.text
+    assert found.metrics["data"]["answers_within_reach"] == 0.0
     again = PLAIN.model_copy(update={"generator": PLAIN.generator.model_copy(update={"exclude_seen": False})})
     repeated = evaluate(dataset, again, weights_settings).metrics
     assert repeated["stages"]["candidates"]["ndcg@10"] > 0.4
     assert repeated["stages"]["popular"]["recall@100"] == 1.0
+    assert repeated["data"]["answers_within_reach"] == 1.0
     assert {row["recall@100"] for row in repeated["sources"]} == {1.0}
 
 

@@ -58,6 +58,7 @@ def evaluate(
     bundle_out: Annotated[
         Path | None, typer.Option("--bundle", help="also write the evaluated line as a bundle")
     ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="replace a bundle that is there")] = False,
 ) -> None:
     """Fit, then measure every stage on held-out events, ranking the whole catalog."""
     from rich.console import Console
@@ -74,7 +75,7 @@ def evaluate(
         raise typer.BadParameter("is 'leave-last' or 'time'", param_hint="--split")
     settings, recipe = load_settings(), load_spec(spec)
     if bundle_out is not None:
-        bundle.refuse_taken(bundle_out, replace=True)
+        bundle.refuse_taken(bundle_out, replace=replace)
     refuse_taken(out, replace=True)
     dataset = _dataset(data, settings)
     found = run(
@@ -98,6 +99,7 @@ def evaluate(
         write_report(out / "report.html", report_data(found, dataset))
         console.print(f"report  : {out / 'report.html'}")
     if bundle_out is not None:
+        outside = f", nor of users and items outside the {k_core}-core" if k_core else ""
         bundle.write(
             bundle_out,
             found.fitted.recommender,
@@ -105,9 +107,9 @@ def evaluate(
             spec=found.fitted.spec,
             known=found.known,
             metrics=found.metrics["stages"],
-            replace=True,
+            replace=replace,
         )
-        console.print(f"bundle  : {bundle_out}  (knows nothing of the test events)")
+        console.print(f"bundle  : {bundle_out}  (knows nothing of the test events{outside})")
 
 
 def recommend(
@@ -135,9 +137,17 @@ def recommend(
     console = Console()
     console.print(f"User {user}, lately: " + ", ".join(title or "?" for title in recent["title"]), markup=False)
     console.print(f"\n{profile}\n", markup=False)
-    table = Table("#", "title", "score", "why", "by")
+    if not len(slates):
+        console.print("Nothing is left to recommend: everything that could be proposed was met before.")
+        return
+    table = Table("#", "item_id", "title", "score", "why", "by")
     for row in slates.frame.join(titles, on="item_id", maintain_order="left").iter_rows(named=True):
         table.add_row(
-            str(row["rank"]), escape(row["title"]), f"{row['score']:.3f}", escape(row["reason"]), row["served_by"]
+            str(row["rank"]),
+            escape(str(row["item_id"])),
+            escape(row["title"]),
+            f"{row['score']:.3f}",
+            escape(row["reason"]),
+            row["served_by"],
         )
     console.print(table)

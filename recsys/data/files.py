@@ -3,8 +3,10 @@
 A crash, a full disk or Ctrl-C leaves the old file (or nothing), never half of a new one.
 """
 
+import errno
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +45,15 @@ def refuse_taken(path: Path, *, replace: bool = False) -> None:
     if path.exists() and not path.is_dir():
         raise StorageError(f"{path}: cannot write a folder here, this is a file")
     if not replace and path.is_dir() and any(path.iterdir()):
-        raise StorageError(f"{path}: exists and is not empty; choose another folder or remove it first")
+        raise StorageError(f"{path}: exists and is not empty; choose another folder, or give --replace")
+    _try_out(path)
+
+
+def _try_out(path: Path) -> None:
+    """Make and remove a folder where `path` will be, so that a place that cannot be written shows before the work."""
+    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+    with storage_errors(path):
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=place))
 
 
 @contextmanager
@@ -110,14 +120,23 @@ def _parents(path: Path) -> Iterator[None]:
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn a failed write into `StorageError`. Rust libraries (polars, safetensors) wrap the OS's error as text, and
     the Parquet writer, where it fails in the footer, says no more than "transport error"."""
-    advice = "free space or choose another place"
     try:
         yield
     except RecsysError:
         raise
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}; {advice}") from error
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}; {_advice(error)}") from error
     except Exception as error:
         if not any(sign in str(error) for sign in ("(os error ", "transport error")):
             raise
-        raise StorageError(f"{path}: cannot be written: {str(error).splitlines()[0]}; {advice}") from error
+        raise StorageError(f"{path}: cannot be written: {str(error).splitlines()[0]}; {_advice(error)}") from error
+
+
+def _advice(error: Exception) -> str:
+    """A full disk may be emptied; elsewhere only another place helps."""
+    full = (
+        "No space left" in str(error)
+        or "transport error" in str(error)
+        or getattr(error, "errno", None) == errno.ENOSPC
+    )
+    return "free space or choose another place" if full else "choose another place"

@@ -38,12 +38,13 @@ class Questions:
 
 @dataclass(frozen=True)
 class Split:
-    """Three disjoint logs that add up to the whole."""
+    """Three disjoint logs that add up to the whole. `cuts`: the moments at which tune and test begin (`time` only)."""
 
     kind: SplitKind
     fit: InteractionLog
     tune: InteractionLog
     test: InteractionLog
+    cuts: tuple[int, ...] = ()
 
     @property
     def known(self) -> InteractionLog:
@@ -105,7 +106,8 @@ def split_log(
     for name, frame in part.items():
         if not len(frame):
             raise SpecError(f"split 'time' leaves no events for {name}: too many events share one timestamp")
-    return Split("time", *(InteractionLog(frame) for frame in part.values()))
+    fit, tune, test = (InteractionLog(frame) for frame in part.values())
+    return Split("time", fit, tune, test, cuts=(tune_at, test_at))
 
 
 def _leave_last(log: InteractionLog) -> Split:

@@ -25,10 +25,13 @@ def stage_table(metrics: Mapping[str, Any]) -> "Table":
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
-    for stage in metrics["stages"]:
+    stages = {
+        name: found for name, found in metrics["stages"].items() if name != "reranked" or finding.direction != "absent"
+    }
+    for stage in stages:
         table.add_column(Text(words.stage_name(stage)), justify="left", no_wrap=True)
     for name, (label, _) in words.METRICS.items():
-        cells = [_cell(stage, name) for stage in metrics["stages"].values()]
+        cells = [_cell(stage, name) for stage in stages.values()]
         if any(cells):
             table.add_row(Text(label), *(Text(cell) for cell in cells))
     return table

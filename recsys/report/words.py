@@ -118,7 +118,10 @@ def measured(data: Mapping[str, Any], dataset: str, split: str, users: int) -> s
     """What was hidden from whom, and among how many items it had to be found."""
     hidden = {
         "leave-last": "the last item each of them met was hidden",
-        "time": "the last item each of them met after a cut-off date was hidden, with everything younger than the date",
+        "time": (
+            f"the last item each of them met from {data.get('test_from', 'a cut-off date')} on was hidden; the fitted "
+            "parts know nothing from that moment on, but what the user did before the hidden item counts as history"
+        ),
     }.get(split, f"an item each was held out (split “{split}”)")
     items = data.get("catalog", data.get("items"))
     among = f" among {items:,} items" if isinstance(items, int) else ""
@@ -130,7 +133,18 @@ def measured(data: Mapping[str, Any], dataset: str, split: str, users: int) -> s
     )
     return (
         f"For {users:,} users of {short(dataset, 80)}, {hidden}. Each stage then ranked the catalog for them, "
-        f"and the figures say how near the top the hidden item came{among}.{caution}"
+        f"and the figures say how near the top the hidden item came{among}.{caution}{ceiling(data)}"
+    )
+
+
+def ceiling(data: Mapping[str, Any]) -> str:
+    """How many hidden items can be found at all, where it is not all of them."""
+    reachable = data.get("answers_within_reach", 1.0)
+    if reachable == 1.0:
+        return ""
+    return (
+        f" At most {reachable:.1%} of the hidden items can be found: the others were met before by the same user "
+        "(never proposed unless the recipe sets exclude_seen = false) or are not in the catalog."
     )
 
 
