@@ -260,7 +260,7 @@ def test_a_server_out_of_reach_is_one_line_without_the_password(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("uri", ["foo://x", "file:///tmp/mlruns"])
+@pytest.mark.parametrize("uri", ["foo://x", "file:///nowhere/mlruns"])
 def test_an_address_that_mlflow_does_not_take_is_one_line(tmp_path: Path, uri: str) -> None:
     with pytest.raises(RegistryError, match=f"registry {uri} cannot be opened"):
         Registry(uri, tmp_path).resolve("models:/recommender@champion")

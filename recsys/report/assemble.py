@@ -122,7 +122,7 @@ def _users(found: Evaluation, dataset: Dataset) -> list[UserPage]:
 def _named(claim: str, names: Mapping[str, str]) -> str:
     """A claim about an item says its id; here also its title."""
     kind, _, ending = claim.rpartition("|")
-    return f"{claim} ({names[ending]})" if kind == "anchor" and ending in names else claim
+    return f"{claim} ({names[ending]})" if kind in ("anchor", "latest") and ending in names else claim
 
 
 def _when(ts: int, clock: str) -> str:
