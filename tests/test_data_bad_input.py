@@ -71,6 +71,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {"toml": "[columns]\nevent = 'kind'\n"},
         "[columns] event = 'kind': no file has such a column",
     ),
+    "ignored not there": (
+        {"toml": "ignore = ['stok', 'title', 'x']\n"},
+        "dataset.toml: ignore: items.csv has no column 'stok', 'x' (found: item_id, title)",
+    ),
+    "ignored but needed": ({"toml": "ignore = ['title']\n"}, "dataset.toml: ignore: 'title' cannot be left out"),
     "list not there": ({"toml": "[lists]\ntags = ';'\n"}, "[lists] tags: items.csv has no such column"),
 }
 

@@ -82,7 +82,7 @@ def test_a_bad_folder_is_listed_row_by_row_with_exit_status_one(recsys: Callable
     assert "not usable: 4 violations" in ran.out
     assert "interactions.csv, column 'rating': is not a finite number (1)" in ran.out
     assert "items.csv, column 'title': is missing: an item needs a title (1)" in ran.out
-    assert "1 events on 1 items that the items table lacks" in ran.out
+    assert "1 event on 1 item that the items table lacks" in ran.out
 
 
 def test_a_folder_without_a_needed_column_is_unusable_and_has_no_counts(
@@ -91,7 +91,7 @@ def test_a_folder_without_a_needed_column_is_unusable_and_has_no_counts(
     ran = recsys("data", "check", folder(tmp_path, "uid,item_id\n1,1\n"))
     assert ran.code == 1
     assert "column 'user_id': is missing (found: uid, item_id)" in ran.out
-    assert "not usable: 1 violations\n" in ran.out
+    assert "not usable: 1 violation\n" in ran.out
 
 
 def test_long_lists_of_violations_are_cut_on_the_screen_only(recsys: Callable[..., Ran], tmp_path: Path) -> None:
@@ -138,6 +138,34 @@ def test_importing_a_bad_folder_fails_or_sets_the_bad_rows_aside(
     assert data.log.frame.select("user_id", "item_id", "ts").rows() == [(1, 1, 100), (2, 2, 200), (2, 9, 300)]
     assert data.catalog.frame["genres"].to_list() == [["a", "b"], ["a"]]
     assert pl.read_parquet(tmp_path / "q.parquet").select("file", "row").n_unique() == 3
+
+
+@pytest.mark.parametrize(
+    ("users", "said"),
+    [
+        (0, None),
+        (1, "1 event refers to items that were set aside: it stays in the log and is never recommended\n"),
+        (41, "41 events refer to items that were set aside: they stay in the log and are never recommended\n"),
+    ],
+)
+def test_an_import_says_how_many_events_lose_their_item(
+    recsys: Callable[..., Ran], tmp_path: Path, users: int, said: str | None
+) -> None:
+    rows = "".join(f"{user},2\n" for user in range(users))
+    src = folder(tmp_path, f"user_id,item_id\n1,1\n{rows}", "item_id,title\n1,One\n2,\n")
+    ran = recsys("data", "import", src, tmp_path / "out", "--quarantine", tmp_path / "q.parquet")
+    assert ran.code == 0
+    assert "set aside: 1 bad row, in" in ran.out
+    assert [line + "\n" for line in ran.out.splitlines() if "refer" in line] == ([said] if said else [])
+
+
+def test_a_check_says_that_rows_count_without_the_header(recsys: Callable[..., Ran], bad: Path) -> None:
+    assert "rows count from 1, without the header" in recsys("data", "check", bad).out
+
+
+def test_a_span_of_one_day_is_one_day(recsys: Callable[..., Ran], tmp_path: Path) -> None:
+    src = folder(tmp_path, "user_id,item_id,timestamp\n1,1,2024-05-01\n1,2,2024-05-02\n")
+    assert "(1 day)" in recsys("data", "check", src).out
 
 
 def test_a_full_disk_during_an_import_leaves_nothing_behind(

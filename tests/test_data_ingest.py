@@ -48,7 +48,7 @@ def test_what_is_not_given_gets_its_default_and_the_files_order_is_noted(tmp_pat
     ]
     assert (data.clock, data.rated) == ("position", False)
     assert "no timestamp or position: the order of a user's events is the order in the file" in data.notes
-    assert "1 events are exactly equal to an earlier one: kept" in data.notes
+    assert "1 event is exactly equal to an earlier one: kept" in data.notes
 
 
 def test_a_position_gives_the_order_and_is_no_clock(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_extra_files_and_columns_are_ignored_with_a_note(tmp_path: Path) -> None
 def test_orphans_stay_in_the_log_and_are_noted(tmp_path: Path) -> None:
     data = read_dataset(folder(tmp_path, "user_id,item_id\n1,1\n1,99\n2,99\n"))
     assert data.log.frame["item_id"].to_list() == [1, 99, 99]
-    assert any(note.startswith("2 events are on 1 items that the items table lacks") for note in data.notes)
+    assert any(note.startswith("2 events are on 1 item that the items table lacks") for note in data.notes)
 
 
 def test_a_byte_order_mark_quotes_and_line_breaks_in_values_are_fine(tmp_path: Path) -> None:
@@ -249,8 +249,8 @@ def test_a_title_of_ten_thousand_characters_is_kept_and_cut_in_the_text(tmp_path
     assert len(data.catalog.frame["title"][0]) == 10_000
     assert data.catalog.frame["text"][0].startswith("x" * 300 + ". maker: Acme. word")
     assert len(data.catalog.frame["text"][0]) == 2_000
-    assert any("1 titles are longer than 300 characters" in note for note in data.notes)
-    assert any("1 item texts are longer than 2,000 characters" in note for note in data.notes)
+    assert any("1 title is longer than 300 characters" in note for note in data.notes)
+    assert any("1 item text is longer than 2,000 characters" in note for note in data.notes)
 
 
 def test_parquet_and_csv_give_the_same_dataset(tmp_path: Path, tiny: Dataset) -> None:

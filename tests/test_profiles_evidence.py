@@ -168,7 +168,7 @@ def _plan(**columns: list[Any]) -> dict[str, Column]:
     return {c.attribute: c for c in plan(catalog, pl.Series([1.0] * len(catalog)).to_numpy())}
 
 
-def test_attributes_are_read_by_what_they_hold() -> None:
+def test_attributes_are_read_by_what_they_hold_and_a_bare_yes_or_no_not_at_all() -> None:
     n = 60
     plans = _plan(
         tags=[["x", "y"], ["x"], ["y"]] * (n // 3),
@@ -176,6 +176,10 @@ def test_attributes_are_read_by_what_they_hold() -> None:
         price=[float(i) + 0.5 for i in range(n)],
         players=[2, 4] * (n // 2),
         vegan=[0, 1] * (n // 2),
+        stock=["yes", "No"] * (n // 2),
+        sale=["true", "", None] * (n // 3),
+        signed=[["y"], ["n"]] * (n // 2),
+        rare=["1", "0"] * (n // 2),
         year=[1960 + i for i in range(n)],
         prose=[f"A long description of thing number {i}, which nobody would take for a name" for i in range(n)],
         sku=[f"SKU-{i}" for i in range(n)],
@@ -187,7 +191,6 @@ def test_attributes_are_read_by_what_they_hold() -> None:
         "brand": "value",
         "price": "band",
         "players": "number",
-        "vegan": "flag",
         "year": "era",
     }
 
@@ -219,12 +222,6 @@ def test_missing_attributes_and_odd_numbers_give_no_facet() -> None:
     facets = expand(catalog, Vocab.of_items(catalog), plan(catalog, pl.Series([1.0] * 40).to_numpy()))
     assert facets.filter(attribute="price")["item"].min() == 3
     assert set(facets.filter(attribute="year")["value"]) == {"1990s"}
-
-
-def test_a_flag_is_a_facet_where_it_is_set() -> None:
-    catalog = catalog_of(vegan=[0, 1, 1, None])
-    facets = expand(catalog, Vocab.of_items(catalog), plan(catalog, pl.Series([1.0] * 4).to_numpy()))
-    assert facets.select("item", "value").rows() == [(1, "yes"), (2, "yes")]
 
 
 def test_a_value_of_one_item_or_of_every_item_says_nothing() -> None:

@@ -172,11 +172,37 @@ def test_values_that_do_not_speak_for_themselves_bring_their_attribute() -> None
             tastes=(
                 taste("Sony", attribute="brand"),
                 taste("10 to 20", attribute="unit_price", kind="band"),
-                taste("yes", attribute="in_stock", kind="flag"),
+                taste("4", attribute="players", kind="number"),
+                taste("Books"),
             ),
         )
     )
-    assert "Sony (brand), unit price 10 to 20 and in stock" in text
+    assert "to Sony (brand), books, items with unit price 10 to 20 and items with players 4 far more" in text
+
+
+@pytest.mark.parametrize(
+    ("anchors", "latest", "named"),
+    [
+        ("AB", "CD", ["C", "D"]),
+        ("AB", "CA", ["C"]),
+        ("AB", "AC", ["A", "C"]),
+        ("AB", "ABC", ["A"]),
+        ("AB", "CAD", ["C"]),
+    ],
+    ids=["both new", "one liked before", "the last is liked", "both liked", "no gap between the last two"],
+)
+@pytest.mark.parametrize("recent", [(), (taste("Thriller"),)], ids=["", "with a shift"])
+def test_the_last_choice_is_the_true_one_also_where_it_is_liked(
+    anchors: str, latest: str, named: list[str], recent: tuple[Trait, ...]
+) -> None:
+    def things(names: str) -> tuple[Item, ...]:
+        return tuple(Item(name, f"T{name}") for name in names)
+
+    evidence = Evidence(events=9, liked=9, anchors=things(anchors), latest=things(latest), recent=recent)
+    told = next(s for s in sentences(evidence, PHRASES) if s.kind in ("latest", "recent-both"))
+    for phrasing in told.phrasings:
+        assert re.findall(r'"T(\w)"', phrasing) == named
+    assert [c for c in told.claims if c.startswith("latest|")] == [f"latest|{name}" for name in named]
 
 
 def test_the_separator_of_claims_is_kept_out_of_names() -> None:
@@ -203,6 +229,19 @@ def test_all_phrasings_of_a_sentence_name_the_same_things() -> None:
     for sentence in sentences(FULL, PHRASES):
         names = [sorted(re.findall(r'"[^"]+"|\d+s?', phrasing)) for phrasing in sentence.phrasings]
         assert all(some == names[0] for some in names)
+
+
+def test_every_worlds_profile_names_its_newest_item_as_the_last(world: Any) -> None:
+    from recsys.profiles import ProfilesConfig
+    from recsys.tables import query_histories
+
+    profiles = ProfilesConfig().fit(world.log, world.catalog, rated=world.rated, seed=0)
+    queries = query_histories(world.log)
+    titles = dict(world.catalog.frame.select("item_id", "title").iter_rows())
+    for history, text in zip(queries.frame["history"], profiles.as_of(queries).frame["text"], strict=True):
+        known = [item for item in history if item in titles]
+        if len(known) >= 5:
+            assert f"you last chose {quoted(titles[known[-1]])}" in text.replace("You last", "you last")
 
 
 def test_the_worlds_profiles_are_short_and_name_what_they_claim(world: Any) -> None:

@@ -127,6 +127,15 @@ def test_a_shared_decade_alone_is_a_worse_reason_than_popularity() -> None:
     assert only(popular, dated, [0], 7) == 'Because you chose "T0": also 2010s'
 
 
+def test_a_number_brings_its_attribute_and_a_yes_is_no_reason() -> None:
+    shop = catalog_of(
+        [f"T{i}" for i in range(20)], price=[5.0] * 3 + [*map(float, range(50, 67))], stock=["yes", "no"] * 10
+    )
+    assert (
+        only(reasons_of(shop, [[i] for i in range(20)]), shop, [0], 2) == 'Because you chose "T0": also price under 51'
+    )
+
+
 def test_of_an_empty_history_nothing_is_claimed(catalog: Catalog) -> None:
     popular = reasons_of(catalog, [[6, i] for i in range(8)])
     assert only(popular, catalog, [], 6) == "Popular with people here"

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recsys.data.counted import counted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -38,7 +40,9 @@ def check(
         typer.echo(f"bad rows, with reasons: {quarantine}")
     if not report.usable:
         hint = f"`recsys data import {folder} OUT --quarantine FILE` writes a copy without the bad rows"
-        typer.echo(f"not usable: {len(report.violations):,} violations" + (f"; {hint}" if report.stats else ""))
+        typer.echo(
+            f"not usable: {counted(len(report.violations), 'violation')}" + (f"; {hint}" if report.stats else "")
+        )
         raise typer.Exit(1)
     typer.echo("usable")
 
@@ -87,8 +91,14 @@ def import_(
     if done.licence:
         typer.echo(f"licence: {done.licence}")
     if done.quarantined:
-        typer.echo(f"set aside: {done.quarantined:,} bad rows, in {quarantine}")
-    typer.echo(f"{done.path}: {done.events:,} events, {done.items:,} items")
+        typer.echo(f"set aside: {counted(done.quarantined, 'bad row')}, in {quarantine}")
+    if done.orphaned:
+        refer, stay = ("event refers", "it stays") if done.orphaned == 1 else ("events refer", "they stay")
+        typer.echo(
+            f"{done.orphaned:,} {refer} to items that were set aside: {stay} in the log and "
+            f"{'is' if done.orphaned == 1 else 'are'} never recommended"
+        )
+    typer.echo(f"{done.path}: {counted(done.events, 'event')}, {counted(done.items, 'item')}")
 
 
 @app.command()
@@ -134,7 +144,9 @@ def synth(
     refuse_taken(out, replace=replace)
     world = make_world(users, items, events, seed, name=name or out.resolve().name)
     write_world(world, out, form="csv" if form == "csv" else "parquet", replace=replace)
-    typer.echo(f"{out}: {len(world.interactions):,} events, {users:,} users, {items:,} items")
+    typer.echo(
+        f"{out}: {counted(len(world.interactions), 'event')}, {counted(users, 'user')}, {counted(items, 'item')}"
+    )
 
 
 def _show(report: "CheckReport", console: "Console") -> None:
@@ -155,7 +167,15 @@ def _show(report: "CheckReport", console: "Console") -> None:
     for file, column, reason, count in kinds.iter_rows():
         place = file if column is None else f"{file}, column '{column}'"
         console.print(f"violation: {place}: {reason} ({count:,})", markup=False)
-    table = Table("file", "row", "column", "value", "reason", title="violations", title_justify="left")
+    table = Table(
+        "file",
+        "row",
+        "column",
+        "value",
+        "reason",
+        title="violations (rows count from 1, without the header)",
+        title_justify="left",
+    )
     for file, row, column, value, reason in report.violations.head(SHOWN).iter_rows():
         cells = (file, "" if row is None else f"{row:,}", column or "", "" if value is None else value[:60], reason)
         table.add_row(*(escape(cell) for cell in cells))
@@ -175,20 +195,26 @@ def _show_stats(stats: "Stats", console: "Console") -> None:
     table.add_row("density", f"{stats.density:.3%} of the user-item pairs")
     if stats.span:
         first, last = stats.span
-        table.add_row("time", f"{first:%Y-%m-%d} to {last:%Y-%m-%d} ({(last - first).days:,} days)")
+        table.add_row("time", f"{first:%Y-%m-%d} to {last:%Y-%m-%d} ({counted((last - first).days, 'day')})")
     else:
         table.add_row("time", "none: events are ordered by position")
     table.add_row("events a user", "  ".join(f"{name} {value:,.0f}" for name, value in stats.events_per_user.items()))
     low, mean, high = stats.weights
     table.add_row("weights", f"{low:g} to {high:g}, mean {mean:.2f}")
-    table.add_row("repeated", f"{stats.equal_rows:,} equal rows, {stats.repeated_pairs:,} events on an item met before")
-    table.add_row("orphans", f"{stats.orphans[0]:,} events on {stats.orphans[1]:,} items that the items table lacks")
+    table.add_row(
+        "repeated",
+        f"{counted(stats.equal_rows, 'equal row')}, {counted(stats.repeated_pairs, 'event')} on an item met before",
+    )
+    events, items = stats.orphans
+    table.add_row("orphans", f"{counted(events, 'event')} on {counted(items, 'item')} that the items table lacks")
     table.add_row(
         "text", f"{stats.text_coverage:.1%} of items say more than a title; {stats.text_words:.0f} words on average"
     )
     for a in stats.attributes:
         examples = ", ".join(value[:30] for value in a.examples)
-        table.add_row(f"  {a.name}", escape(f"{a.type}, {a.coverage:.0%} filled, {a.distinct:,} values: {examples}"))
+        table.add_row(
+            f"  {a.name}", escape(f"{a.type}, {a.coverage:.0%} filled, {counted(a.distinct, 'value')}: {examples}")
+        )
     console.print(table)
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from recsys.data.counted import counted
+from recsys.data.rules import ROW
 from recsys.tables import Catalog
 
 MAX_TITLE = 300  # characters of a title that go into the text
@@ -13,6 +15,8 @@ PROSE = frozenset({"description", "overview", "plot", "summary", "synopsis", "ab
 PROSE_WORDS = 12  # a column with this many words a value, on average, is prose whatever its name
 INTEGERS = r"^-?(0|[1-9]\d{0,17})$"
 NUMBERS = r"^-?(0|[1-9]\d{0,17})(\.\d+)?$"
+NOTHING = ("", "-", "NA", "N/A", "n/a", "NULL", "null", "None", "nan", "NaN")  # how a CSV's cell says that it is empty
+NEARLY = 0.95  # a text attribute with this share of numbers is told of: a few bad cells may have made it text
 MACHINE_READ = r"(^|_)(id|url|uri|link|image|poster)$"  # names of attributes that say nothing to a text model
 
 
@@ -28,9 +32,9 @@ class ItemColumns:
 def build_catalog(items: pl.DataFrame, lists: Mapping[str, str], *, untyped: bool) -> tuple[Catalog, list[str]]:
     """Make the catalog out of item_id, title (both checked) and the other columns as they came.
 
-    items   : one row an item
+    items   : one row an item, with its 1-based number in the file in column `__row`
     lists   : attribute -> separator, where it is not "|"
-    untyped : all columns are text (CSV), so numbers among them are recognised
+    untyped : all columns are text (CSV), so numbers and words for nothing ("n/a") among them are recognised
     returns : the catalog in the order of item_id, and notes on what was decided
 
     Prose (descriptions) goes into the text and not among the attributes.
@@ -47,8 +51,12 @@ def build_catalog(items: pl.DataFrame, lists: Mapping[str, str], *, untyped: boo
 def type_columns(items: pl.DataFrame, lists: Mapping[str, str], *, untyped: bool) -> ItemColumns:
     """Give every column besides item_id and title a type; arguments as for `build_catalog`."""
     found = ItemColumns([], [], [])
-    for series in items.drop("item_id", "title").get_columns():
-        typed = _plain(series, found.notes)
+    for series in items.drop("item_id", "title", ROW).get_columns():
+        filled = _emptied(series, found.notes) if untyped else series
+        if filled.null_count() == len(filled):
+            found.notes.append(f"item column '{series.name}' is empty: left out")
+            continue
+        typed = _plain(filled, found.notes)
         if typed is None:
             continue
         if typed.dtype != pl.String:
@@ -56,16 +64,42 @@ def type_columns(items: pl.DataFrame, lists: Mapping[str, str], *, untyped: bool
         elif series.name not in lists and _is_prose(typed):
             found.prose.append(typed)
         else:
-            found.attributes.append(_split(typed, lists.get(series.name), untyped, found.notes))
+            attribute = _split(typed, lists.get(series.name), untyped, found.notes)
+            found.attributes.append(attribute)
+            if attribute.dtype == pl.String:
+                found.notes.extend(_nearly_numbers(attribute, items[ROW]))
     return found
 
 
+def _emptied(series: pl.Series, notes: list[str]) -> pl.Series:
+    """A CSV's column with null for every cell that holds nothing but a word for nothing, and a note of these words."""
+    if series.dtype != pl.String:  # a reader made numbers of it already
+        return series
+    text = series.str.strip_chars()
+    nothing = text.is_in(NOTHING)
+    words = text.filter(nothing & (text != ""))
+    if len(words):
+        shown = ", ".join(f"'{word}'" for word in words.unique(maintain_order=True))
+        notes.append(f"item column '{series.name}': {counted(len(words), 'cell')} with {shown}: read as empty")
+    return text.set(nothing, None)
+
+
+def _nearly_numbers(series: pl.Series, rows: pl.Series) -> list[str]:
+    """A note where nearly all values of a text attribute are numbers, with the first that is none."""
+    number = series.str.contains(NUMBERS)
+    n, present = int(number.sum()), series.count()
+    if n == present or n < NEARLY * present:
+        return []
+    first = (~number).fill_null(False).arg_true()[0]
+    return [
+        f"item column '{series.name}': {n:,} of {present:,} values are numbers; "
+        f"row {rows[first]} is '{series[first][:60]}': read as text"
+    ]
+
+
 def _plain(series: pl.Series, notes: list[str]) -> pl.Series | None:
-    """The column as String, Int64, Float64 or List(String); None, and a note, where it is empty or none of these."""
+    """The column as String, Int64, Float64 or List(String); None, and a note, where it is none of these."""
     dtype = series.dtype
-    if series.null_count() == len(series):
-        notes.append(f"item column '{series.name}' is empty: left out")
-        return None
     if isinstance(dtype, pl.Array | pl.List):
         inner = dtype.inner
         if inner == pl.String or isinstance(inner, pl.Categorical | pl.Enum) or inner.is_numeric():
@@ -147,7 +181,10 @@ def _cuts(titles: pl.Series, texts: pl.Series) -> list[str]:
     """Notes on what is too long for a text."""
     notes = []
     if long := int((titles.str.len_chars() > MAX_TITLE).sum()):
-        notes.append(f"{long:,} titles are longer than {MAX_TITLE} characters: cut to that in the item's text")
+        longer = counted(long, "title is", "titles are")
+        notes.append(f"{longer} longer than {MAX_TITLE} characters: cut to that in the item's text")
     if cut := int((texts.str.len_chars() > MAX_TEXT).sum()):
-        notes.append(f"{cut:,} item texts are longer than {MAX_TEXT:,} characters: cut to that")
+        notes.append(
+            f"{counted(cut, 'item text is', 'item texts are')} longer than {MAX_TEXT:,} characters: cut to that"
+        )
     return notes

@@ -18,12 +18,17 @@ from recsys.errors import DataError
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import wrote, and what it set aside."""
+    """What an import wrote, and what it set aside.
+
+    quarantined : bad rows that were set aside
+    orphaned    : events that were kept although their items were set aside
+    """
 
     path: Path
     events: int
     items: int
     quarantined: int
+    orphaned: int
     licence: str
     notes: tuple[str, ...]
 
@@ -61,12 +66,15 @@ def import_dataset(
     log, catalog, notes = _log(inspection), *_items(inspection)
     if not len(log) or not len(catalog):
         raise DataError(f"{src}: no good row is left")
+    if inspection.orphans[0] + inspection.dropped == len(log):
+        raise DataError(f"{src}: no event is left on an item that was not set aside")
     terms = source.licence if licence is None else licence
     with atomic_folder(out, replace=replace) as folder:
         log.write_parquet(folder / "interactions.parquet")
         catalog.write_parquet(folder / "items.parquet")
         write_toml(folder / "dataset.toml", name=name or source.name, licence=terms, origin=origin)
-    return Imported(out, len(log), len(catalog), set_aside, terms, (*inspection.notes, *notes))
+    notes = [*inspection.notes, *notes]
+    return Imported(out, len(log), len(catalog), set_aside, inspection.dropped, terms, tuple(notes))
 
 
 def _log(inspection: Inspection) -> pl.DataFrame:

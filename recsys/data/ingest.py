@@ -11,6 +11,7 @@ from typing import Literal, cast
 import polars as pl
 
 from recsys.data.catalog import build_catalog
+from recsys.data.counted import counted
 from recsys.data.inspection import Inspection, inspect
 from recsys.data.source import RawTable, Source, open_folder
 from recsys.errors import DataError
@@ -83,11 +84,17 @@ def build_dataset(inspection: Inspection) -> Dataset:
     catalog, notes = build_catalog(item_rows(inspection), source.lists, untyped=source.items.untyped)
     repeats = equal_rows(log, with_time=inspection.clock == "time")
     if repeats:
-        notes.append(f"{repeats:,} events are exactly equal to an earlier one: kept")
+        notes.append(f"{counted(repeats, 'event is', 'events are')} exactly equal to an earlier one: kept")
     events, items = inspection.orphans
     if events:
         notes.append(
-            f"{events:,} events are on {items:,} items that the items table lacks: kept as history, never recommended"
+            f"{counted(events, 'event is', 'events are')} on {counted(items, 'item')} that the items table lacks: "
+            "kept as history, never recommended"
+        )
+    if inspection.dropped:
+        notes.append(
+            f"{counted(inspection.dropped, 'event is', 'events are')} on items whose own rows are bad: "
+            "orphans once those rows are set aside"
         )
     return Dataset(
         source.name,
@@ -111,9 +118,9 @@ def build_log(inspection: Inspection) -> InteractionLog:
 
 
 def item_rows(inspection: Inspection) -> pl.DataFrame:
-    """The good rows of the items table: typed id and title, the other columns as they came."""
+    """The good rows of the items table: `__row`, typed id and title, the other columns as they came."""
     table = inspection.items
-    rows = table.only_good().drop("__row").with_columns(**table.typed)
+    rows = table.only_good().with_columns(**table.typed)
     return table.raw.collect(rows)
 
 

@@ -17,6 +17,8 @@ class Inspection:
     clock   : "time" or "position"
     rated   : weights come from ratings
     orphans : how many events are on items that the items table lacks, and how many such items
+    dropped : how many events are on items of the table whose own rows are bad (no title), so that they are orphans
+        where the bad rows are set aside
     """
 
     source: Source
@@ -26,6 +28,7 @@ class Inspection:
     clock: str
     rated: bool
     orphans: tuple[int, int]
+    dropped: int
     notes: tuple[str, ...]
 
     @property
@@ -49,22 +52,25 @@ def inspect(source: Source, *, now: float | None = None) -> Inspection:
         if not table.raw.collect(table.raw.frame.select(pl.len())).item():
             table.faults.append((None, None, "the table has no rows"))
     violations = pl.concat([log.violations(), items.violations()])
-    orphans = (0, 0)
+    orphans, dropped = (0, 0), 0
     if not violations["row"].is_null().any():
-        orphans, strangers = _orphans(log, items)
+        orphans, dropped, strangers = _orphans(log, items)
         violations = pl.concat([strangers, violations])
-    return Inspection(source, log, items, violations, clock, rated, orphans, (*source.notes, *log.notes, *items.notes))
+    notes = (*source.notes, *log.notes, *items.notes)
+    return Inspection(source, log, items, violations, clock, rated, orphans, dropped, notes)
 
 
-def _orphans(log: TypedTable, items: TypedTable) -> tuple[tuple[int, int], pl.DataFrame]:
-    """Counts of orphan events and items; and the violation where every event is an orphan."""
+def _orphans(log: TypedTable, items: TypedTable) -> tuple[tuple[int, int], int, pl.DataFrame]:
+    """Counts of orphan events and items; of events on bad items; and the violation where every event is an orphan."""
     per_item = log.raw.collect(log.good("item_id").group_by("item_id").len())
     # an item that breaks another rule (no title) is no stranger: its own violation says enough
     known = items.raw.collect(items.rows.select(items.typed["item_id"].alias("item_id")))
     lost = per_item.join(known, on="item_id", how="anti")
+    served = per_item.join(items.raw.collect(items.good("item_id")), on="item_id", how="semi")
+    dropped = int(per_item["len"].sum()) - int(lost["len"].sum()) - int(served["len"].sum())
     strangers = pl.DataFrame(schema=VIOLATIONS)
     if len(per_item) and len(lost) == len(per_item):
         reason = f"no event is on an item of {items.raw.file}; do both tables use the same item ids?"
         row = (log.raw.file, None, "item_id", str(lost["item_id"].min()), reason)
         strangers = pl.DataFrame([row], schema=VIOLATIONS, orient="row")
-    return (int(lost["len"].sum()), len(lost)), strangers
+    return (int(lost["len"].sum()), len(lost)), dropped, strangers

@@ -4,6 +4,7 @@ A folder holds `interactions.parquet|csv` and `items.parquet|csv`, and may hold 
 
     name = "shop"
     licence = "our own"
+    ignore = ["stock"]            # columns of items to leave out
     [columns]                     # public name = the name in the files (or a list of names to try)
     user_id = "uid"
     item_id = ["movie_id", "id"]
@@ -47,6 +48,7 @@ class DatasetFile(BaseModel):
     name: str | None = None
     licence: str = ""
     origin: str = ""
+    ignore: list[str] = Field(default_factory=list)
     columns: dict[PublicColumn, str | list[str]] = Field(default_factory=dict)
     lists: dict[str, str] = Field(default_factory=dict)
 
@@ -121,12 +123,14 @@ def open_folder(folder: Path) -> Source:
     for attribute in meta.lists:
         if attribute not in items.schema():
             raise DataError(f"{folder / 'dataset.toml'}: [lists] {attribute}: {items.file} has no such column")
+    items, ignored = _without_ignored(items, meta.ignore, folder / "dataset.toml")
     used = {interactions.file, items.file}
     extra = sorted(f.name for f in folder.iterdir() if f.suffix in FORMATS and f.name not in used)
     notes = [f"ignored files: {', '.join(extra)}"] if extra else []
     surplus = [c for c in interactions.schema() if c not in INTERACTIONS]
     if surplus:
         notes.append(f"ignored columns of {interactions.file}: {', '.join(surplus)}")
+    notes.extend(ignored)
     name = meta.name or folder.resolve().name
     return Source(name, interactions, items, meta.lists, meta.licence, tuple(notes))
 
@@ -185,6 +189,21 @@ def _renamed(table: RawTable, meta: DatasetFile) -> RawTable:
     kept = [c for c in here if c in names or c not in names.values()]
     frame = table.frame.select(kept).rename(names)
     return dataclasses.replace(table, frame=frame)
+
+
+def _without_ignored(items: RawTable, ignore: list[str], toml: Path) -> tuple[RawTable, list[str]]:
+    """The items without the columns that `dataset.toml` leaves out, and a note of them."""
+    here = items.schema()
+    if unknown := [name for name in ignore if name not in here]:
+        raise DataError(
+            f"{toml}: ignore: {items.file} has no column {', '.join(map(repr, unknown))} (found: {', '.join(here)})"
+        )
+    if needed := [name for name in ignore if name in ("item_id", "title")]:
+        raise DataError(f"{toml}: ignore: {', '.join(map(repr, needed))} cannot be left out")
+    if not ignore:
+        return items, []
+    frame = items.frame.select(name for name in here if name not in ignore)
+    return dataclasses.replace(items, frame=frame), [f"ignored columns of {items.file}: {', '.join(ignore)}"]
 
 
 def _not_utf8(path: Path, separator: str) -> str:

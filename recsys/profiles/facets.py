@@ -1,9 +1,10 @@
 """Facets: the (attribute, value) pairs that a catalog's items carry and that tastes are spoken of in.
 
 Lists and strings give their values; the first column of years or decades gives decades (else the years in titles
-do); 0/1 flags say where they are set, other numbers of few values give each, the rest a band between quartiles of
-the population. Free text, identifiers and values that say nothing (one item only, or nearly every item) are left
-out. What was decided at fit is kept in `Column`s, so that a new catalog is read the same way.
+do); numbers of few values give each, other numbers a band between quartiles of the population. Left out are free
+text, identifiers, columns that only say yes or no (in words or as 0 and 1: "you like in stock" is no taste), and
+values that say nothing (one item only, or nearly every item). What was decided at fit is kept in `Column`s, so that
+a new catalog is read the same way.
 """
 
 from dataclasses import dataclass
@@ -16,19 +17,20 @@ import polars as pl
 from recsys.data.vocab import Vocab
 from recsys.tables import Catalog
 
-Kind = Literal["value", "era", "band", "number", "flag"]
+Kind = Literal["value", "era", "band", "number"]
 
 _FREE_TEXT = 40  # median characters above which a string column is prose, not a name
 _FEW = 6  # numbers with at most so many distinct values are names, not measures
 _TITLE_YEAR = r"\((1[89]\d\d|20\d\d)\)"
 _YEARS = (1800, 2100)
+_YES_NO = ("yes", "no", "y", "n", "true", "false", "1", "0")
 
 
 @dataclass(frozen=True)
 class Column:
     """How one attribute is read. `source` is the catalog column; `edges` are the inner borders of bands.
 
-    kind : "value" (names), "flag" (0 or 1), "number" (a few numbers), "band" (a measure), "era" (decades)
+    kind : "value" (names), "number" (a few numbers), "band" (a measure), "era" (decades)
     """
 
     attribute: str
@@ -54,9 +56,12 @@ def plan(catalog: Catalog, events: np.ndarray) -> tuple[Column, ...]:
 def _plan_one(series: pl.Series, events: np.ndarray) -> Column | None:
     name = series.name
     if series.dtype == pl.List(pl.String):
-        return Column(name, name, "value") if _reused(series.list.explode(empty_as_null=False)) else None
+        values = series.list.explode(empty_as_null=False).drop_nulls()
+        return Column(name, name, "value") if _reused(values) and not _says_yes_or_no(values) else None
     if series.dtype == pl.String:
         values = series.drop_nulls()
+        if _says_yes_or_no(values):
+            return None
         if _are_years(values.str.replace(r"^(\d{3}0)s$", "$1").cast(pl.Float64, strict=False)):
             return Column(name, name, "era")
         median = values.str.len_chars().median()
@@ -70,7 +75,7 @@ def _plan_number(series: pl.Series, events: np.ndarray) -> Column | None:
     usable = numbers.is_finite().fill_null(False)
     values = numbers.filter(usable)
     distinct = values.n_unique()
-    if distinct < 2:
+    if distinct < 2 or set(values.unique()) == {0.0, 1.0}:
         return None
     if _are_years(values):
         return Column(series.name, series.name, "era")
@@ -78,7 +83,7 @@ def _plan_number(series: pl.Series, events: np.ndarray) -> Column | None:
     if whole and distinct == len(values) and distinct > 50:
         return None  # an identifier
     if distinct <= _FEW:
-        return Column(series.name, series.name, "flag" if set(values.unique()) == {0.0, 1.0} else "number")
+        return Column(series.name, series.name, "number")
     weights = events[usable.to_numpy()] + 1e-9  # so that a catalog nobody has touched still has quartiles
     order = np.argsort(values.to_numpy(), kind="stable")
     share = np.cumsum(weights[order]) / weights.sum()
@@ -96,6 +101,12 @@ def _are_years(values: pl.Series) -> bool:
     """Whether all but a stray one in twenty are whole numbers that look like years."""
     inside = values.is_between(*_YEARS) & (values == values.round())
     return float(inside.fill_null(False).mean() or 0) >= 0.95  # type: ignore[arg-type]
+
+
+def _says_yes_or_no(values: pl.Series) -> bool:
+    """Whether every value is a yes or a no; empty text counts as missing."""
+    said = values.str.strip_chars().str.to_lowercase()
+    return bool(said.filter(said != "").is_in(_YES_NO).all())
 
 
 def _reused(values: pl.Series) -> bool:
@@ -138,8 +149,6 @@ def _read(column: Column) -> pl.Expr:
     if column.kind == "band":
         return _band(column.edges, value.cast(pl.Float64, strict=False))
     number = value.cast(pl.Float64, strict=False)
-    if column.kind == "flag":
-        return pl.when(number == 1).then(pl.lit("yes"))
     if column.kind == "number":
         whole = number.cast(pl.Int64, strict=False)
         return pl.when(number == whole).then(whole.cast(pl.String)).otherwise(number.cast(pl.String))

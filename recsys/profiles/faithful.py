@@ -145,9 +145,7 @@ def _runs(words: list[str]) -> list[tuple[str, ...]]:
 
 def _forms(attribute: str, value: str, kind: str) -> set[str]:
     """The ways in which a facet may be written, casefolded: with and without plural, decades short and long."""
-    spoken = (
-        [facet_name(attribute, value, kind)] if kind in ("flag", "number") else [value, value_name(attribute, value)]
-    )
+    spoken = [facet_name(attribute, value, kind)] if kind == "number" else [value, value_name(attribute, value)]
     base = {" ".join(_words(text)).casefold() for text in spoken}
     forms = set(base)
     for form in base:

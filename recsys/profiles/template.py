@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from recsys.profiles.evidence import Evidence, Item, Trait
-from recsys.profiles.words import facet_name, join, one_line, quoted
+from recsys.profiles.words import MEASURES, facet_name, join, one_line, quoted
 
 TEMPLATE = "template"  # prompt_id and model_id of a text that no model wrote
 MAX_WORDS = 100
@@ -141,8 +141,9 @@ def _anchors(e: Evidence, phrases: Phrases) -> list[Sentence]:
 
 
 def _recent(e: Evidence, phrases: Phrases) -> list[Sentence]:
+    """The newest item always, whatever was said before; the one before it only where it is not yet named."""
     said = {i.item_id for i in e.anchors}
-    items = [i for i in e.latest if i.item_id not in said][:2]
+    items = [*e.latest[:1], *(i for i in e.latest[1:2] if i.item_id not in said)]
     claims = [*(claim("recent", t) for t in e.recent), *(f"latest|{_field(i.item_id)}" for i in items)]
     slots = {"names": _names(e.recent), "titles": _titles(items)}
     if e.recent:
@@ -161,7 +162,10 @@ def _count(e: Evidence) -> str:
 
 
 def _names(traits: Sequence[Trait]) -> str:
-    return join([facet_name(t.attribute, t.value, t.kind) for t in traits])
+    """A list of noun phrases. Measures come last, since "and" after one would seem to go on with it."""
+    named = [facet_name(t.attribute, t.value, t.kind) for t in traits if t.kind not in MEASURES]
+    measured = [f"items with {facet_name(t.attribute, t.value, t.kind)}" for t in traits if t.kind in MEASURES]
+    return join([*named, *measured])
 
 
 def _titles(items: Sequence[Item]) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 TITLE_LIMIT = 60
 VALUE_LIMIT = 40
+MEASURES = ("band", "number")
+"""Kinds of facets whose value is a number, which says nothing without its attribute."""
 
 # control characters, zero-width spaces, bidirectional marks; the joiners U+200C and U+200D stay, emoji need them
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\s]+")
@@ -58,10 +60,10 @@ def value_name(attribute: str, value: str) -> str:
 
 
 def facet_name(attribute: str, value: str, kind: str) -> str:
-    """A facet in running text: "horror", "the 1990s", "price 10 to 20", "players 4", "in stock", "Sony (brand)"."""
+    """A facet in running text: "horror", "the 1990s", "price 10 to 20", "players 4", "Sony (brand)"."""
     if kind == "era":
         return f"the {value}"
-    if kind in ("band", "number", "flag"):
-        return attribute_name(attribute) + (f" {value}" if kind != "flag" else "")
+    if kind in MEASURES:
+        return f"{attribute_name(attribute)} {value}"
     name = value_name(attribute, value)
     return name if topical(attribute) else f"{name} ({attribute_name(attribute)})"

@@ -4,6 +4,7 @@ Errors have one shape, FastAPI's own: `{"detail": [{"loc": ["body", FIELD], "msg
 never logged.
 """
 
+import html
 import json
 import logging
 import signal
@@ -12,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from recsys import __version__
 from recsys.bundle import Bundle
@@ -41,7 +42,7 @@ def create_app(bundle: Bundle) -> "FastAPI":
 
 def app_of(ranker: Ranker) -> "FastAPI":
     """The HTTP side alone, over any ranker."""
-    from fastapi import FastAPI, Request
+    from fastapi import Body, FastAPI, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import HTMLResponse, JSONResponse
 
@@ -54,7 +55,8 @@ def app_of(ranker: Ranker) -> "FastAPI":
         max_body_size=MAX_BODY,
     )
     app.add_middleware(_AccessLog)
-    page = resources.files("recsys.serve").joinpath("docs.html").read_text(encoding="utf-8")
+    examples = ranker.examples()
+    page = docs_page(examples[0])
 
     def problems(status: int, *found: Problem) -> JSONResponse:
         return JSONResponse(Problems(detail=list(found)).model_dump(), status)
@@ -89,7 +91,7 @@ def app_of(ranker: Ranker) -> "FastAPI":
 
     # Not async: it runs in the thread pool, so that the health checks answer while a model computes.
     @app.post("/v1/rank", responses=failures)
-    def rank(request: RankRequest) -> RankResponse:
+    def rank(request: Annotated[RankRequest, Body(examples=examples)]) -> RankResponse:
         """The top k items for a user of the log, or for a history, with reasons."""
         return ranker.rank(request)
 
@@ -108,6 +110,12 @@ def app_of(ranker: Ranker) -> "FastAPI":
         return HTMLResponse(page)
 
     return app
+
+
+def docs_page(example: dict[str, Any]) -> str:
+    """The packaged page with a request that the bundle answers, safe in HTML and in the shell's single quotes."""
+    page = resources.files("recsys.serve").joinpath("docs.html").read_text(encoding="utf-8")
+    return page.replace("EXAMPLE", html.escape(json.dumps(example).replace("'", "\\u0027"), quote=False))
 
 
 class _AccessLog:

@@ -39,11 +39,7 @@ WireId = Annotated[int | str, BeforeValidator(_id)]
 class RankRequest(BaseModel):
     """Who asks: a user of the log by user_id, or anybody by a history of items, oldest first; exactly one of them."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        json_schema_extra={"examples": [{"user_id": 42, "k": 10}, {"history": [50, 181, 172], "k": 5}]},
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     user_id: WireId | None = Field(default=None, description="a user of the bundle's log")
     history: list[WireId] | None = Field(
@@ -119,6 +115,14 @@ class Ranker:
         if len(bundle.log):
             ranker.rank(RankRequest(user_id=bundle.log.frame["user_id"][0]))
         return ranker
+
+    def examples(self) -> list[dict[str, Any]]:
+        """Bodies of requests that this bundle answers: for a user of its log where it has one, and for a history."""
+        items = self.bundle.catalog.frame["item_id"].head(3).to_list()
+        by_user = [
+            {"user_id": user, "k": min(10, len(self.titles))} for user in self.bundle.log.frame["user_id"].head(1)
+        ]
+        return [*by_user, {"history": items, "k": min(5, len(self.titles))}]
 
     def rank(self, request: RankRequest) -> RankResponse:
         """The slate for one request.
