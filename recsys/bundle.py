@@ -227,9 +227,5 @@ def _sealed(manifest: Mapping[str, Any]) -> str:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    def digest(file: Path) -> str:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-
     found = (f for f in sorted(folder.rglob("*")) if f.is_file() and f.relative_to(folder).as_posix() != MANIFEST)
-    return {f.relative_to(folder).as_posix(): digest(f) for f in found}
+    return {f.relative_to(folder).as_posix(): files.sha256_of(f) for f in found}

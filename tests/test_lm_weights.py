@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from recsys.data.files import sha256_of
 from recsys.errors import StorageError, WeightsError
 from recsys.lm import LocalLM
 from recsys.lm import weights as module
-from recsys.lm.weights import REGISTERED, Registered, convert_gguf, fetch, resolve, sha256_of
+from recsys.lm.weights import REGISTERED, Registered, convert_gguf, fetch, resolve
 from recsys.settings import Settings
 
 CONTENT = b"safe tensors, really"

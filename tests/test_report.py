@@ -322,3 +322,20 @@ def test_the_terminal_table_fits_eighty_columns_with_every_interval() -> None:
     low, high = (f"{b:.3f}"[1:] for b in found["stages"]["reranked"]["ci95"]["ndcg@10"])
     assert f"{found['stages']['reranked']['ndcg@10']:.4f} [{low}, {high}]" in text
     assert words.reranker_finding(found).headline in text
+
+
+def test_a_fusion_that_had_nothing_to_learn_from_is_reported_too(weights_settings, tmp_path) -> None:
+    from recsys.candidates import FusionConfig, PopularConfig, TransitionsConfig
+    from recsys.data.ingest import dataset_from_frames
+    from recsys.evaluate import evaluate
+    from recsys.lm import LMConfig
+    from recsys.report.assemble import report_data
+    from recsys.spec import Spec
+
+    log = pl.DataFrame({"user_id": [1, 1, 2, 2, 3, 3], "item_id": [0, 1, 1, 2, 2, 0], "timestamp": range(6)})
+    items = pl.DataFrame({"item_id": [0, 1, 2], "title": ["One", "Two", "Three"]})
+    spec = Spec(generator=FusionConfig(sources=(TransitionsConfig(), PopularConfig())), lm=LMConfig(kind="none"))
+    dataset = dataset_from_frames("two events each", log, items)
+    data = report_data(evaluate(dataset, spec, weights_settings), dataset)
+    write_report(tmp_path / "report.html", data)
+    assert "all sources count alike" in (tmp_path / "report.html").read_text()

@@ -6,7 +6,7 @@ the sources' few settings are chosen by NDCG@10 there, the weights by the listwi
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -58,32 +58,29 @@ class FusionConfig(Config):
 
         Errors: `SpecError` where two sources have one name.
         """
-        if log.frame["user_id"].n_unique() == len(log):
-            return self._unlearned(log, catalog, seed)
-        inner = split_log(log, "leave-last")
-        room = FIT_CELLS // (len(self.sources) * max(1, min(len(catalog), FIT_ITEMS)))
-        questions = inner.questions("test").sample(min(self.tune_queries, max(room, 1)), seed)
         # Whether seen items may come again is the fusion's to say; its sources are tuned and compared under one rule.
-        wanted = [source.model_copy(update={"exclude_seen": self.exclude_seen}) for source in self.sources]
-        chosen = [self._choose(source, inner.known, catalog, questions, seed) for source in wanted]
-        names = [source.name for _, source, _ in chosen]
-        if len(set(names)) < len(names):
-            raise SpecError(f"generator.sources: two sources have the same name ({', '.join(names)})")
-        weights, heldout = learn_weights([s for _, s, _ in chosen], questions, self, seed)
+        configs: list[Any] = [source.model_copy(update={"exclude_seen": self.exclude_seen}) for source in self.sources]
+        weights = np.full(len(configs), PRIOR)
+        heldout: dict[str, float] = {}
+        asked = 0
+        if log.frame["user_id"].n_unique() < len(log):
+            inner = split_log(log, "leave-last")
+            room = FIT_CELLS // (len(self.sources) * max(1, min(len(catalog), FIT_ITEMS)))
+            questions = inner.questions("test").sample(min(self.tune_queries, max(room, 1)), seed)
+            chosen = [self._choose(config, inner.known, catalog, questions, seed) for config in configs]
+            tuned = by_name([source for _, source, _ in chosen])
+            weights, reached = learn_weights(list(tuned.values()), questions, self, seed)
+            configs = [config for config, _, _ in chosen]
+            heldout = {**dict(zip(tuned, (value for _, _, value in chosen), strict=True)), "fusion": reached}
+            asked = len(questions)
+        sources = by_name([config.fit(log, catalog, seed=seed) for config in configs])
         report = {
-            "weights": dict(zip(names, weights.tolist(), strict=True)),
-            "heldout_ndcg@10": {**{n: s for n, (_, _, s) in zip(names, chosen, strict=True)}, "fusion": heldout},
-            "settings": {n: c.model_dump() for n, (c, _, _) in zip(names, chosen, strict=True)},
-            "heldout_queries": len(questions),
+            "weights": dict(zip(sources, weights.tolist(), strict=True)),
+            "heldout_ndcg@10": heldout,
+            "settings": {name: config.model_dump() for name, config in zip(sources, configs, strict=True)},
+            "heldout_queries": asked,
         }
-        sources = {n: c.fit(log, catalog, seed=seed) for n, (c, _, _) in zip(names, chosen, strict=True)}
         return Fusion(sources, weights, self.exclude_seen, report)
-
-    def _unlearned(self, log: InteractionLog, catalog: Catalog, seed: int) -> "Fusion":
-        fitted = [source.fit(log, catalog, seed=seed) for source in self.sources]
-        weights = {source.name: PRIOR for source in fitted}
-        report = {"weights": weights, "heldout_ndcg@10": {}, "settings": {}, "heldout_queries": 0}
-        return Fusion({s.name: s for s in fitted}, np.array(list(weights.values())), self.exclude_seen, report)
 
     def _choose(
         self, config: Any, log: InteractionLog, catalog: Catalog, questions: Questions, seed: int
@@ -93,6 +90,15 @@ class FusionConfig(Config):
         tries = tries or [(config, config.fit(log, catalog, seed=seed))]
         scored = [(c, s, heldout_ndcg(s.generate(questions.queries, 50), questions)) for c, s in tries]
         return max(scored, key=lambda t: t[2])
+
+
+def by_name(sources: Sequence[Source]) -> dict[str, Source]:
+    """Sources by their names. Errors: `SpecError` where two have the same."""
+    named = {source.name: source for source in sources}
+    if len(named) < len(sources):
+        names = ", ".join(source.name for source in sources)
+        raise SpecError(f"generator.sources: two sources have the same name ({names})")
+    return named
 
 
 def heldout_ndcg(candidates: Candidates, questions: Questions) -> float:

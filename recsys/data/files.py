@@ -4,6 +4,7 @@ A crash, a full disk or Ctrl-C leaves the old file (or nothing), never half of a
 """
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -140,3 +141,9 @@ def _advice(error: Exception) -> str:
         or getattr(error, "errno", None) == errno.ENOSPC
     )
     return "free space or choose another place" if full else "choose another place"
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from recsys.data.files import atomic_folder
+from recsys.data.files import atomic_folder, sha256_of
 from recsys.errors import StorageError, WeightsError
 from recsys.settings import Settings
 
@@ -115,12 +115,6 @@ def fetch(
     """
     wanted = [entry.name for entry in registered] if names is None else list(names)
     return [resolve(name, settings, fetch=True, registered=registered) for name in wanted]
-
-
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _registered(entry: Registered, settings: Settings, *, fetch: bool) -> Weights:

@@ -61,6 +61,8 @@ def _source(row: Mapping[str, Any], n: int) -> SourceRow:
 def _fusion(report: Mapping[str, Any]) -> Weights | None:
     if "weights" not in report:
         return None
+    if not report["heldout_queries"]:
+        return Weights("fusion", "Nobody had two events to learn from, so all sources count alike.", report["weights"])
     heldout = {name: value for name, value in report["heldout_ndcg@10"].items() if name != "fusion"}
     best = max(heldout, key=lambda name: heldout[name])
     verdict = (

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys import metrics
+
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -161,7 +163,7 @@ def ndcg(lists: Lists, scores: Array) -> Array:
     above = np.add.reduceat((scores > own).astype(np.float64), lists.starts)
     tied = np.add.reduceat((scores == own).astype(np.float64), lists.starts)
     places = above + (tied + 1) / 2
-    return np.where(places <= CUTOFF, 1 / np.log2(1 + places), 0.0)
+    return metrics.ndcg(places, CUTOFF)
 
 
 def _choose(
