@@ -1,14 +1,17 @@
 """Candidate generators: from a history to the items worth ordering."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from recsys.candidates.als import Als, AlsConfig
+from recsys.candidates.base import Source
 from recsys.candidates.content import Content, ContentConfig
 from recsys.candidates.fusion import Fusion, FusionConfig
 from recsys.candidates.popular import Popular, PopularConfig
+from recsys.candidates.sources import SOURCES, SourceConfig
 from recsys.candidates.transitions import Transitions, TransitionsConfig
 
 __all__ = [
@@ -28,17 +31,9 @@ __all__ = [
     "load_generator",
 ]
 
-AnyGeneratorConfig = Annotated[
-    PopularConfig | AlsConfig | TransitionsConfig | ContentConfig | FusionConfig, Field(discriminator="kind")
-]
-AnyGenerator = Popular | Als | Transitions | Content | Fusion
-GENERATORS: dict[str, type[AnyGenerator]] = {
-    "popular": Popular,
-    "als": Als,
-    "transitions": Transitions,
-    "content": Content,
-    "fusion": Fusion,
-}
+AnyGeneratorConfig = Annotated[SourceConfig | FusionConfig, Field(discriminator="kind")]
+AnyGenerator = Source | Fusion
+GENERATORS: Mapping[str, type[AnyGenerator]] = {**SOURCES, Fusion.kind: Fusion}
 
 
 def load_generator(kind: str, path: Path) -> AnyGenerator:

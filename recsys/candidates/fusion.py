@@ -8,26 +8,25 @@ the sources' few settings are chosen by NDCG@10 there, the weights by the listwi
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from recsys.candidates.als import Als, AlsConfig
+from recsys.candidates.als import AlsConfig
 from recsys.candidates.base import Config, Floats, Ints, Scorer, Source, block_rows, candidate_frame, top_n
-from recsys.candidates.content import Content, ContentConfig
-from recsys.candidates.popular import Popular, PopularConfig
-from recsys.candidates.transitions import Transitions, TransitionsConfig
+from recsys.candidates.content import ContentConfig
+from recsys.candidates.popular import PopularConfig
+from recsys.candidates.sources import SOURCES, SourceConfig
+from recsys.candidates.transitions import TransitionsConfig
 from recsys.data.split import Questions, split_log
 from recsys.data.vocab import Histories
 from recsys.errors import BundleError, SpecError
 from recsys.metrics import ndcg, target_ranks
 from recsys.tables import Candidates, Catalog, InteractionLog, Queries
 
-SourceConfig = Annotated[PopularConfig | AlsConfig | TransitionsConfig | ContentConfig, Field(discriminator="kind")]
-SOURCES: Mapping[str, type[Source]] = {s.kind: s for s in (Popular, Als, Transitions, Content)}
 # 240 MB of standardised scores while the weights are learned.
 FIT_CELLS = 60_000_000
 FIT_ITEMS = 20_000

@@ -1,0 +1,15 @@
+"""The sources there are: the one place where a new one is named."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+
+from recsys.candidates.als import Als, AlsConfig
+from recsys.candidates.base import Source
+from recsys.candidates.content import Content, ContentConfig
+from recsys.candidates.popular import Popular, PopularConfig
+from recsys.candidates.transitions import Transitions, TransitionsConfig
+
+SourceConfig = Annotated[PopularConfig | AlsConfig | TransitionsConfig | ContentConfig, Field(discriminator="kind")]
+SOURCES: Mapping[str, type[Source]] = {s.kind: s for s in (Popular, Als, Transitions, Content)}
