@@ -52,7 +52,7 @@ class Spec(BaseModel):
     def needs_vectors(self) -> bool:
         """Whether a generator reads the catalog's text vectors."""
         sources = self.generator.sources if isinstance(self.generator, FusionConfig) else (self.generator,)
-        return any(source.kind == "content" for source in sources)
+        return any(source.reads_text for source in sources)
 
     def needs_lm(self) -> bool:
         """Whether a part asks a language model while it is fitted."""

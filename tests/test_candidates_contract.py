@@ -5,6 +5,7 @@ from recsys.candidates.als import AlsConfig
 from recsys.candidates.content import ContentConfig
 from recsys.candidates.fusion import FusionConfig
 from recsys.candidates.popular import PopularConfig
+from recsys.candidates.sequential import SequentialConfig
 from recsys.candidates.transitions import TransitionsConfig
 
 
@@ -31,6 +32,11 @@ class TestTransitions(GeneratorContract):
 class TestContent(GeneratorContract):
     config = ContentConfig()
     margin = 0.08
+
+
+class TestSequential(GeneratorContract):
+    config = SequentialConfig(dim=32, layers=1, epochs=6, batch=16, rate=5e-3, warmup=10)
+    margin = 0.1
 
 
 class TestFusion(GeneratorContract):

@@ -11,6 +11,7 @@ from recsys.candidates.base import Source
 from recsys.candidates.content import Content, ContentConfig
 from recsys.candidates.fusion import Fusion, FusionConfig
 from recsys.candidates.popular import Popular, PopularConfig
+from recsys.candidates.sequential import Sequential, SequentialConfig
 from recsys.candidates.sources import SOURCES, SourceConfig
 from recsys.candidates.transitions import Transitions, TransitionsConfig
 
@@ -26,6 +27,8 @@ __all__ = [
     "FusionConfig",
     "Popular",
     "PopularConfig",
+    "Sequential",
+    "SequentialConfig",
     "Transitions",
     "TransitionsConfig",
     "load_generator",

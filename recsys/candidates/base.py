@@ -7,6 +7,7 @@ them; a score at or below `floor` means "no evidence", and such items are not pr
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,6 +22,7 @@ from recsys.tables import Candidates, Queries
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.intp]
 
 # 16 million float32 scores (64 MB) at a time, whatever the catalog's size.
 BLOCK_SCORES = 16_000_000
@@ -30,6 +32,11 @@ class Config(BaseModel):
     """Base of all generator configs: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether `fit` needs the catalog's text vectors."""
+        return False
 
 
 Variants = Sequence[tuple[Config, "Source"]]
@@ -53,6 +60,25 @@ class Scorer(ABC):
     def name(self) -> str:
         """What this generator is called beside others."""
         return self.kind
+
+    def propose(self, histories: Histories, at: Ints, n: int) -> tuple[Codes, Codes]:
+        """Rows and codes of the `n` best items of each query: those that `generate` gives, by row, in any order in it.
+
+        Here by scoring the whole catalog; a source overrides it where it can do with less.
+        """
+        scores = self.scores(histories, at)
+        scores[scores <= self.floor] = -np.inf
+        return top_n(scores, n, seen=histories if self.exclude_seen else None)
+
+    def scores_at(self, histories: Histories, at: Ints, codes: Codes) -> Floats:
+        """(queries, m) of `scores`, up to rounding: of the items `codes`, (m,) for all queries or (queries, m)."""
+        scores = self.scores(histories, at)
+        return scores[:, codes] if codes.ndim == 1 else np.take_along_axis(scores, codes, axis=1)
+
+    def moments(self, histories: Histories, at: Ints) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of each query's scores over the whole catalog, each (queries,)."""
+        scores = self.scores(histories, at)
+        return scores.mean(axis=1), scores.std(axis=1)
 
     def generate(self, queries: Queries, n: int) -> Candidates:
         """At most `n` items per query, best first; ties break by item id."""
@@ -113,23 +139,48 @@ def block_rows(n_items: int) -> int:
     return max(1, min(1024, BLOCK_SCORES // max(n_items, 1)))
 
 
-def top_n(scores: Floats, n: int, *, seen: Histories | None) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Rows and columns of the `n` best finite scores of each row, best first; ties go to the lower column.
+def top_n(scores: Floats, n: int, *, seen: Histories | None = None, codes: Codes | None = None) -> tuple[Codes, Codes]:
+    """Rows and codes of the `n` best scores of each row, best first; ties go to the lower code.
 
-    scores : (rows, items); the seen items' scores are overwritten with -inf.
+    scores : (rows, columns) finite, or -inf for what must not be chosen; the seen items are overwritten with that
+    codes  : (rows, columns) the item of each cell, where a column is not an item's code itself
     """
     if seen is not None:
         scores[seen.rows(), seen.items] = -np.inf
-    n = min(n, scores.shape[1])
+    columns = scores.shape[1]
+    n = min(n, columns)
     if n < 1 or not len(scores):
         return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
-    # The n-th best value bounds the answer; every tie at the bound stays in until the stable sort has settled it.
-    bound = np.partition(scores, scores.shape[1] - n, axis=1)[:, scores.shape[1] - n]
-    rows, columns = np.nonzero((scores >= bound[:, None]) & np.isfinite(scores))
-    order = np.lexsort((-scores[rows, columns], rows))
-    rows, columns = rows[order], columns[order]
-    keep = place_in_group(rows) < n
-    return rows[keep], columns[keep]
+    chosen = np.flatnonzero(scores >= _bound(scores, n)[:, None])
+    rows, items = np.divmod(chosen, columns)
+    if codes is not None:
+        items = codes.ravel()[chosen]
+    # One sortable number a cell: the score's bits, turned so that the best comes first, then the code.
+    bits = (scores.ravel()[chosen] + np.float32(0)).view(np.uint32)
+    turned = np.where(bits >> 31, bits, ~bits & np.uint32(0x7FFFFFFF))
+    key = (turned.astype(np.uint64) << np.uint64(32)) | items.astype(np.uint64)
+    counts = np.bincount(rows, minlength=len(scores))
+    padded = np.full((len(scores), counts.max()), np.iinfo(np.uint64).max)
+    padded[np.arange(padded.shape[1]) < counts[:, None]] = key
+    padded.sort(axis=1)
+    kept = np.minimum(counts, n)
+    best = padded[np.arange(padded.shape[1]) < kept[:, None]]
+    return np.repeat(np.arange(len(scores)), kept), (best & np.uint64(0xFFFFFFFF)).astype(np.intp)
+
+
+def _bound(scores: Floats, n: int) -> Floats:
+    """(rows,) finite numbers that at least the `n` best finite scores of a row reach, and not many more.
+
+    The n-th best of the maxima of groups of columns: each of n groups then has a member that reaches it. Several
+    times faster than to partition whole rows.
+    """
+    columns = scores.shape[1]
+    size = columns // (4 * n)
+    if size > 1:
+        groups = columns // size
+        scores = scores[:, : groups * size].reshape(len(scores), size, groups).max(axis=1)
+    worst = scores.shape[1] - n
+    return np.maximum(np.partition(scores, worst, axis=1)[:, worst], np.finfo(np.float32).min)
 
 
 def product(users: Floats, items: Floats) -> Floats:
@@ -142,6 +193,32 @@ def product(users: Floats, items: Floats) -> Floats:
     return users @ items.T
 
 
+def product_at(users: Floats, items: Floats, codes: Codes) -> Floats:
+    """(queries, m) of `product`, of the items `codes`, (m,) for all queries or (queries, m)."""
+    if codes.ndim == 1:
+        return product(users, items[codes])
+    return np.asarray((items[codes] @ users[:, :, None])[:, :, 0])
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean (dim,) and covariance (dim, dim) of item vectors: the moments of inner products in closed form."""
+
+    mean: Floats
+    covariance: Floats
+
+    @classmethod
+    def of(cls, vectors: Floats) -> "Spread":
+        mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        covariance = (vectors.T @ vectors).astype(np.float64) / max(len(vectors), 1) - np.outer(mean, mean)
+        return cls(mean, covariance.astype(np.float32))
+
+    def moments(self, users: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of users @ vectors.T, (users, dim) by (items, dim), over the items."""
+        variance = np.einsum("qd,qd->q", users @ self.covariance, users)
+        return users @ self.mean, np.sqrt(np.maximum(variance, 0))
+
+
 def place_in_group(sorted_groups: npt.NDArray[np.integer]) -> Ints:
     """0, 1, 2, ... within each run of equal values."""
     if not len(sorted_groups):
@@ -151,9 +228,7 @@ def place_in_group(sorted_groups: npt.NDArray[np.integer]) -> Ints:
     return np.arange(len(sorted_groups)) - np.repeat(starts, sizes)
 
 
-def candidate_frame(
-    queries: Queries, vocab: Vocab, rows: npt.NDArray[np.intp], codes: npt.NDArray[np.intp], scores: Floats
-) -> pl.DataFrame:
+def candidate_frame(queries: Queries, vocab: Vocab, rows: Codes, codes: Codes, scores: Floats) -> pl.DataFrame:
     """The candidates' columns, but for `source`; rows must be grouped by query, best first."""
     return pl.DataFrame(
         {

@@ -39,6 +39,10 @@ class ContentConfig(Config):
     length: int = Field(default=10, ge=1)
     exclude_seen: bool = True
 
+    @property
+    def reads_text(self) -> bool:
+        return True
+
     def variants(self, log: InteractionLog, catalog: Catalog, *, seed: int) -> Variants:
         """Settings worth trying, fitted: short memories and long ones."""
         tries = [

@@ -9,7 +9,10 @@ from recsys.candidates.als import Als, AlsConfig
 from recsys.candidates.base import Source
 from recsys.candidates.content import Content, ContentConfig
 from recsys.candidates.popular import Popular, PopularConfig
+from recsys.candidates.sequential import Sequential, SequentialConfig
 from recsys.candidates.transitions import Transitions, TransitionsConfig
 
-SourceConfig = Annotated[PopularConfig | AlsConfig | TransitionsConfig | ContentConfig, Field(discriminator="kind")]
-SOURCES: Mapping[str, type[Source]] = {s.kind: s for s in (Popular, Als, Transitions, Content)}
+SourceConfig = Annotated[
+    PopularConfig | AlsConfig | TransitionsConfig | ContentConfig | SequentialConfig, Field(discriminator="kind")
+]
+SOURCES: Mapping[str, type[Source]] = {s.kind: s for s in (Popular, Als, Transitions, Content, Sequential)}

@@ -41,6 +41,20 @@ class Histories:
         lo, hi = self.indptr[start], self.indptr[stop]
         return Histories(self.indptr[start : stop + 1] - lo, self.items[lo:hi], self.weights[lo:hi], self.times[lo:hi])
 
+    def take(self, queries: npt.NDArray[np.integer]) -> "Histories":
+        """Some of the queries, in the order given."""
+        sizes = np.diff(self.indptr)[queries]
+        indptr = np.concatenate([[0], np.cumsum(sizes)])
+        place = np.arange(indptr[-1]) + np.repeat(self.indptr[queries] - indptr[:-1], sizes)
+        return Histories(indptr, self.items[place], self.weights[place], self.times[place])
+
+    def without(self, events: npt.NDArray[np.integer]) -> "Histories":
+        """All queries, without the events at these places."""
+        keep = np.ones(len(self.items), dtype=bool)
+        keep[events] = False
+        indptr = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
+        return Histories(indptr, self.items[keep], self.weights[keep], self.times[keep])
+
 
 @dataclass(frozen=True)
 class Vocab:

@@ -1,0 +1,148 @@
+"""A causal self-attentive network over item tokens, trained to say the next item at every position.
+
+The architecture is SASRec's (Kang & McAuley, ICDM 2018) with today's habits: layers normalised on their way in, GELU,
+and cross-entropy over the whole catalog or many negatives instead of one (Klenitskiy & Vasilev, RecSys 2023; Petrov &
+Macdonald, gSASRec, RecSys 2023). An item's token is its text vector, projected, plus a vector of its own, and the same
+tokens are the output layer; a bias per item starts at its log frequency.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys.candidates.base import Floats
+
+SPREAD = 0.02  # the usual standard deviation of initial weights (GPT-2)
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward layer, each added to what came in."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.before_attention, self.before_feed = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.attended = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.widen, self.narrow = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x : (batch, time, dim), padded on the right: with a causal mask nothing ever looks at the padding."""
+        batch, time, dim = x.shape
+        q, k, v = self.qkv(self.before_attention(x)).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        z = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        z = self.attended(z.transpose(1, 2).reshape(batch, time, dim))
+        x = x + functional.dropout(z, self.dropout, self.training)
+        z = self.narrow(functional.gelu(self.widen(self.before_feed(x))))
+        return x + functional.dropout(z, self.dropout, self.training)
+
+
+class NextItem(nn.Module):
+    """The network. `forward` is the loss of a batch; `states` and `tokens` are what recommending needs."""
+
+    met: Tensor  # the items that have events
+    place: Tensor  # where among them an item stands
+    vectors: Tensor
+
+    def __init__(
+        self,
+        frequency: npt.NDArray[np.integer],
+        text: Floats | None = None,
+        own: Floats | None = None,
+        *,
+        dim: int,
+        layers: int,
+        heads: int,
+        length: int,
+        dropout: float,
+        negatives: int | None,
+    ) -> None:
+        """frequency : (items,) events of each item; text : (items, width) vectors or None; own : (items, dim), what the
+        items' own vectors start from, or None for noise."""
+        super().__init__()
+        self.dropout, self.negatives, self.length = dropout, negatives, length
+        met = torch.from_numpy(np.flatnonzero(frequency > 0))
+        place = torch.zeros(len(frequency), dtype=torch.long)
+        place[met] = torch.arange(len(met))
+        self.register_buffer("met", met, persistent=False)
+        self.register_buffer("place", place, persistent=False)
+        start = torch.randn(len(frequency), dim) if own is None else spread_out(torch.from_numpy(own))
+        # What was never met has nothing of its own: its text alone speaks for it.
+        self.own = nn.Parameter(SPREAD * start * torch.from_numpy(frequency > 0)[:, None])
+        self.text: nn.Linear | None = None
+        if text is not None:
+            centred = torch.from_numpy(text - text.mean(axis=0))
+            self.register_buffer("vectors", centred, persistent=False)
+            self.text = nn.Linear(text.shape[1], dim, bias=False)
+            with torch.no_grad():
+                self.text.weight.copy_(principal_directions(centred, dim))
+        self.bias = nn.Parameter(torch.from_numpy(np.log((frequency + 1) / (frequency.sum() + len(frequency)))).float())
+        self.places = nn.Parameter(torch.randn(length, dim) * SPREAD)
+        self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
+        self.last = nn.LayerNorm(dim)
+        self.out = nn.Linear(dim, dim, bias=False)
+        nn.init.eye_(self.out.weight)
+
+    def tokens(self) -> Tensor:
+        """(items, dim)."""
+        return self.own if self.text is None else self.own + self.text(self.vectors)
+
+    def states(self, items: Tensor, tokens: Tensor) -> Tensor:
+        """What each position of `items` (batch, time) expects next: (batch, time, dim), to multiply with `tokens`."""
+        x = functional.embedding(items, tokens) * tokens.shape[1] ** 0.5 + self.places[: items.shape[1]]
+        x = functional.dropout(x, self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x)
+        found: Tensor = self.out(self.last(x))
+        return found
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean cross-entropy of `targets` (batch, time; -1 where there is none) after `items` (batch, time)."""
+        tokens = self.tokens()
+        asked = batch["targets"] >= 0
+        states = self.states(batch["items"], tokens)[asked]
+        targets = self.place[batch["targets"][asked]]
+        if self.negatives is None or self.negatives >= len(self.met):
+            return self._loss(states, tokens, self.met, targets)
+        # One sample of items for the whole batch, beside the batch's own answers; every answer competes with all of
+        # them. A uniform sample leaves the softmax unbiased up to a constant for the sampled part only, hence the
+        # weight: each sampled item stands for that many others (Jean et al., ACL 2015).
+        answers, local = torch.unique(targets, return_inverse=True)
+        drawn = torch.randint(len(self.met), (self.negatives,), device=targets.device)
+        drawn = torch.unique(drawn)
+        drawn = drawn[~torch.isin(drawn, answers)]
+        share = (len(self.met) - len(answers)) / max(1, len(drawn))
+        weight = torch.cat([torch.zeros(len(answers)), torch.full((len(drawn),), float(np.log(max(share, 1.0))))])
+        return self._loss(states, tokens, self.met[torch.cat([answers, drawn])], local, weight.to(targets.device))
+
+    def _loss(
+        self, states: Tensor, tokens: Tensor, items: Tensor, targets: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        bias = self.bias[items] if weight is None else self.bias[items] + weight
+        logits = torch.addmm(bias.to(states.dtype), states, tokens[items].T.to(states.dtype))
+        return functional.cross_entropy(logits.float(), targets)
+
+
+def spread_out(vectors: Tensor) -> Tensor:
+    """Centred, with a standard deviation of 1 over all entries."""
+    centred = vectors - vectors.mean(dim=0)
+    spread = centred.std()
+    return centred / spread if spread > 0 else centred
+
+
+def principal_directions(vectors: Tensor, dim: int) -> Tensor:
+    """(dim, width) projection on the directions of largest variance, scaled so that tokens start as small as others.
+
+    Where there are fewer directions than `dim`, the rest is zero.
+    """
+    _, _, directions = torch.linalg.svd(vectors, full_matrices=False)
+    chosen = directions[:dim]
+    # The sign of a singular vector is the library's whim: the largest entry is made positive.
+    signs = torch.gather(chosen, 1, chosen.abs().argmax(dim=1, keepdim=True)).sign()
+    chosen = chosen * signs
+    spread = (vectors @ chosen.T).std()
+    scaled = chosen * (SPREAD / spread if spread > 0 else 0.0)
+    return torch.cat([scaled, torch.zeros(dim - len(scaled), vectors.shape[1])])

@@ -1,0 +1,278 @@
+"""The sequential source: a self-attentive network reads the last items in their order and says what comes next.
+
+The network stands in `attention`, its training in `training`. Histories are cut into chunks at offsets drawn anew each
+epoch, with a target at every position: one pass over the log teaches as many answers as the log has events.
+"""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from recsys.candidates.base import Floats, Ints, Source, Variants, block_rows, place_in_group, product
+from recsys.candidates.content import item_vectors
+from recsys.candidates.training import Batch, TrainedConfig, fingerprint, train
+from recsys.candidates.transitions import count_pairs
+from recsys.data.vocab import Codes, Histories, Vocab
+from recsys.errors import SpecError
+from recsys.metrics import ndcg
+from recsys.settings import Settings
+from recsys.tables import Catalog, InteractionLog, query_histories
+
+if TYPE_CHECKING:
+    from recsys.candidates.attention import NextItem
+
+# The softmax is over the whole catalog up to here, and over a sample of items beyond.
+FULL_SOFTMAX = 20_000
+SAMPLED = 4096
+# How far apart two items still stand near each other, for the warm start.
+WINDOW = 50
+# Chunks whose lengths differ by less are not told apart when they are put side by side.
+NEAR = 10
+# Histories read at once when recommending: 60 MB of activations at the default size.
+ROWS = 256
+
+
+class SequentialConfig(TrainedConfig):
+    """dim, layers, heads: size of the network; length: how many last items it reads; dropout: while training;
+    use_text: tokens carry the items' text (needs the catalog's column `embedding`); warm_start: tokens start from the
+    factors of what follows what; negatives: items sampled for the softmax, None for all of them up to 20,000 items and
+    4,096 beyond; heldout: users whose last event says when to stop; finish: epochs on the whole log where a source
+    trained on a part of it is at hand, at `finish_rate` times the rate."""
+
+    kind: Literal["sequential"] = "sequential"
+    dim: int = Field(default=128, ge=4)
+    layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=2, ge=1)
+    length: int = Field(default=100, ge=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    use_text: bool = True
+    warm_start: bool = True
+    negatives: int | None = Field(default=None, ge=1)
+    heldout: int = Field(default=2000, ge=1)
+    finish: int = Field(default=1, ge=1)
+    finish_rate: float = Field(default=0.1, gt=0, le=1)
+    exclude_seen: bool = True
+
+    @property
+    def reads_text(self) -> bool:
+        return self.use_text
+
+    def variants(self, log: InteractionLog, catalog: Catalog, *, seed: int) -> Variants:
+        """Settings worth trying, fitted: only this one, since it takes minutes."""
+        return [(self, self.fit(log, catalog, seed=seed))]
+
+    def fit(self, log: InteractionLog, catalog: Catalog, *, seed: int) -> "Sequential":
+        return self.train(log, catalog, seed=seed)
+
+    def train(
+        self, log: InteractionLog, catalog: Catalog, *, seed: int, settings: Settings | None = None, start: Any = None
+    ) -> "Sequential":
+        """Errors: `SpecError` where `heads` does not divide `dim`, or the text that is asked for is not there."""
+        if self.dim % self.heads:
+            raise SpecError(f"generator.heads = {self.heads} does not divide generator.dim = {self.dim}")
+        vocab = Vocab.of_items(catalog)
+        histories = vocab.histories(query_histories(log))
+        if isinstance(start, Sequential) and start.vocab.ids.equals(vocab.ids):
+            # A copy: what was trained on a part stays as it was measured.
+            network, learned, quality = deepcopy(start.network), histories, None
+            config = self.model_copy(update={"epochs": self.finish, "rate": self.rate * self.finish_rate, "warmup": 0})
+        else:
+            learned, held, answers = hold_out(histories, self.heldout, seed)
+            network, config = self._fresh(learned, catalog, vocab, seed), self
+            quality = partial(heldout_quality, network, held, answers)
+        trained = train(
+            network,
+            lambda epoch: Chunks(learned, config, np.random.default_rng((seed, epoch))),
+            quality,
+            config,
+            seed=seed,
+            settings=settings or Settings(),
+            key=fingerprint(config, seed, histories.indptr, histories.items, *arrays_of(network).values()),
+            title="sequential",
+        )
+        return Sequential(vocab, self, network, trained.report())
+
+    def _fresh(self, learned: Histories, catalog: Catalog, vocab: Vocab, seed: int) -> "NextItem":
+        import torch
+
+        text = item_vectors(catalog, vocab) if self.use_text else None
+        own = cooccurrence(learned, len(vocab), self.dim) if self.warm_start else None
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self.network(np.bincount(learned.items, minlength=len(vocab)), text, own)
+
+    def network(
+        self, frequency: npt.NDArray[np.integer], text: Floats | None = None, own: Floats | None = None
+    ) -> "NextItem":
+        """An untrained network of this size, as `NextItem` describes it."""
+        from recsys.candidates.attention import NextItem
+
+        return NextItem(
+            frequency,
+            text,
+            own,
+            dim=self.dim,
+            layers=self.layers,
+            heads=self.heads,
+            length=self.length,
+            dropout=self.dropout,
+            negatives=self.negatives or (None if len(frequency) <= FULL_SOFTMAX else SAMPLED),
+        )
+
+
+def hold_out(histories: Histories, n: int, seed: int) -> tuple[Histories, Histories, Codes]:
+    """The histories without the last event of `n` users, drawn by seed; and those users' histories and answers."""
+    lengths = np.diff(histories.indptr)
+    able = np.flatnonzero(lengths >= 2)
+    chosen = np.sort(np.random.default_rng(seed).choice(able, min(n, len(able)), replace=False))
+    last = histories.indptr[chosen + 1] - 1
+    learned = histories.without(last)
+    return learned, learned.take(chosen), histories.items[last]
+
+
+def cooccurrence(histories: Histories, n_items: int, dim: int) -> Floats:
+    """(items, dim) factors of the logarithm of how much oftener than by chance two items stand near each other.
+
+    The positive pointwise mutual information of word embeddings (Levy & Goldberg, NIPS 2014), on items.
+    """
+    import scipy.sparse as sp
+    from scipy.sparse.linalg import svds
+
+    pairs = count_pairs(histories, n_items, WINDOW)
+    near = (pairs + pairs.T).tocoo()
+    total = np.asarray(near.sum(axis=1)).ravel() + 1
+    lift = np.log1p(near.data * total.sum() / (total[near.row] * total[near.col]))
+    matrix = sp.csr_array((lift.astype(np.float32), (near.row, near.col)), shape=near.shape)
+    found = np.zeros((n_items, dim), dtype=np.float32)
+    rank = min(dim, n_items - 1, matrix.nnz)
+    if rank > 0:
+        left, values, _ = svds(matrix, k=rank, v0=np.ones(n_items, dtype=np.float32))
+        # The sign of a singular vector is the library's whim: its largest entry is made positive.
+        left *= np.sign(left[np.abs(left).argmax(axis=0), np.arange(rank)])
+        found[:, :rank] = left * np.sqrt(np.maximum(values, 0))
+    return found
+
+
+class Chunks:
+    """One epoch's batches: histories cut into chunks of at most `length` + 1 events, of like length side by side.
+
+    Each is {"items", "targets"}, (batch, time) codes, padded on the right with 0 and -1.
+    """
+
+    def __init__(self, histories: Histories, config: SequentialConfig, rng: np.random.Generator) -> None:
+        self._items = histories.items
+        length, lengths = config.length, np.diff(histories.indptr)
+        # A history that fits is taken whole; a longer one is cut at a random offset. Chunks share one event: the last
+        # of one is asked after, the first of the next is only read.
+        offsets = np.where(lengths > length + 1, rng.integers(0, length, len(lengths)), 0)
+        counts = np.where(lengths >= 2, -(-(lengths - 1 + offsets) // length), 0)
+        users = np.repeat(np.arange(len(lengths)), counts)
+        starts = place_in_group(users) * length - offsets[users]
+        begin = np.maximum(starts, 0) + histories.indptr[users]
+        end = np.minimum(starts + length + 1, lengths[users]) + histories.indptr[users]
+        keep = end - begin >= 2
+        begin, end = begin[keep], end[keep]
+        order = rng.permutation(len(begin))
+        order = order[np.argsort(-(-(end - begin)[order] // NEAR), kind="stable")]
+        self._begin, self._end = begin[order], end[order]
+        self._starts = rng.permutation(np.arange(0, len(begin), config.batch))
+        self._batch = config.batch
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        import torch
+
+        for start in self._starts:
+            begin, end = self._begin[start : start + self._batch], self._end[start : start + self._batch]
+            place = begin[:, None] + np.arange((end - begin).max() - 1)
+            inside = place < end[:, None] - 1
+            place = np.where(inside, place, 0)
+            yield {
+                "items": torch.from_numpy(np.where(inside, self._items[place], 0).astype(np.int64)),
+                "targets": torch.from_numpy(np.where(inside, self._items[place + 1], -1).astype(np.int64)),
+            }
+
+
+def last_states(network: "NextItem", tokens: Any, histories: Histories) -> Floats:
+    """(histories, dim): what the network expects after each history; zero after an empty one."""
+    import torch
+
+    found = np.zeros((len(histories), tokens.shape[1]), dtype=np.float32)
+    lengths = np.minimum(np.diff(histories.indptr), network.length)
+    filled = np.flatnonzero(lengths)
+    for start in range(0, len(filled), ROWS):
+        rows = filled[start : start + ROWS]
+        size = lengths[rows]
+        place = (histories.indptr[rows + 1] - size)[:, None] + np.arange(size.max())
+        items = histories.items[np.minimum(place, histories.indptr[rows + 1][:, None] - 1)].astype(np.int64)
+        with torch.inference_mode():
+            states = network.states(torch.from_numpy(items).to(tokens.device), tokens)
+            ends = torch.from_numpy(size - 1).to(tokens.device)
+            found[rows] = states[torch.arange(len(rows), device=tokens.device), ends].float().cpu().numpy()
+    return found
+
+
+def heldout_quality(network: "NextItem", histories: Histories, answers: Codes) -> float:
+    """Mean NDCG@10 of the answers among the items not yet met."""
+    import torch
+
+    with torch.inference_mode():
+        tokens = network.tokens()
+    items, bias = tokens.cpu().numpy(), network.bias.detach().cpu().numpy()
+    states = last_states(network, tokens, histories)
+    gains, size = [], block_rows(len(items))
+    for start in range(0, len(answers), size):
+        some, asked = histories.slice(start, start + size), answers[start : start + size]
+        scores = states[start : start + size] @ items.T + bias
+        own = scores[np.arange(len(asked)), asked]
+        scores[some.rows(), some.items] = -np.inf
+        gains.append(ndcg(pl.Series(1 + (scores > own[:, None]).sum(axis=1)), 10))
+    return float(np.concatenate(gains).mean())
+
+
+def arrays_of(network: "NextItem") -> dict[str, npt.NDArray[Any]]:
+    """Parameters by name."""
+    return {name: parameter.detach().cpu().numpy() for name, parameter in network.named_parameters()}
+
+
+class Sequential(Source):
+    """scores = state after the history times the item's token, plus the item's bias; the bias alone for no history."""
+
+    kind: ClassVar[str] = "sequential"
+
+    def __init__(self, vocab: Vocab, config: SequentialConfig, network: "NextItem", report: Mapping[str, Any]) -> None:
+        import torch
+
+        super().__init__(vocab, config.exclude_seen)
+        self.config, self.network, self.report = config, network, dict(report)
+        with torch.inference_mode():
+            self._tokens = network.tokens()
+        self._items, self._bias = self._tokens.detach().numpy(), network.bias.detach().numpy()
+
+    def scores(self, histories: Histories, at: Ints) -> Floats:
+        return np.asarray(product(last_states(self.network, self._tokens, histories), self._items) + self._bias)
+
+    def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The network's parameters, with the items' whole tokens: their texts are not needed any more."""
+        learned = {name: array for name, array in arrays_of(self.network).items() if name != "text.weight"}
+        return {**learned, "own": self._items}
+
+    def options(self) -> Mapping[str, Any]:
+        return {"config": self.config.model_dump(), "report": self.report}
+
+    @classmethod
+    def restore(cls, vocab: Vocab, arrays: Mapping[str, npt.NDArray[Any]], options: Mapping[str, Any]) -> "Sequential":
+        import torch
+
+        config = SequentialConfig(**options["config"])
+        network = config.network(np.ones(len(vocab), dtype=np.int64))
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return cls(vocab, config, network.eval(), options["report"])

@@ -1,0 +1,290 @@
+"""The one training loop, for the sources that are neural networks: Lightning with early stopping, resume and no pickle.
+
+A network's `forward(batch)` is its loss. After each epoch `quality()` is measured on held-out events, the best weights
+are kept, and the state is written, so that a run that was interrupted goes on where it stopped: same data, same recipe
+and same seed find it by their hash.
+"""
+
+import hashlib
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from recsys.candidates.base import Config, Source
+from recsys.candidates.checkpoints import read_checkpoint, write_checkpoint
+from recsys.lm.device import Dtype, auto_dtype, pick_device
+from recsys.settings import Settings
+from recsys.tables import Catalog, InteractionLog
+
+if TYPE_CHECKING:
+    import torch
+    from lightning.pytorch.plugins.io import CheckpointIO
+
+log = logging.getLogger(__name__)
+
+PRECISION: Mapping[Dtype, Any] = {"bfloat16": "bf16-mixed", "float16": "16-mixed", "float32": "32-true"}
+Batch = Mapping[str, "torch.Tensor"]
+
+
+class Batches(Protocol):
+    """The batches of one epoch."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+class TrainedConfig(Config):
+    """rate: peak learning rate of AdamW, reached after `warmup` steps and let down by a half cosine; patience: epochs
+    without a better held-out NDCG@10 before training stops."""
+
+    rate: float = Field(default=1e-3, gt=0)
+    warmup: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch: int = Field(default=64, ge=1)
+    epochs: int = Field(default=30, ge=1)
+    patience: int = Field(default=5, ge=1)
+
+    def train(
+        self, log: InteractionLog, catalog: Catalog, *, seed: int, settings: Settings | None = None, start: Any = None
+    ) -> Source:
+        """`fit`, with a place to work in (device, threads, where to keep checkpoints) and, as `start`, a source of this
+        kind that had been trained on a part of the log: then a few epochs on all of it are enough."""
+        raise NotImplementedError
+
+
+def fit_source(
+    config: Any,
+    log: InteractionLog,
+    catalog: Catalog,
+    *,
+    seed: int,
+    settings: Settings | None = None,
+    start: Source | None = None,
+) -> Any:
+    """Fit any generator, passing on what only trained ones can use."""
+    if isinstance(config, TrainedConfig):
+        return config.train(log, catalog, seed=seed, settings=settings, start=start)
+    return config.fit(log, catalog, seed=seed)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to: the held-out quality of each epoch and the epoch (from 1) whose weights were kept."""
+
+    qualities: tuple[float, ...]
+    best: int
+
+    def report(self) -> dict[str, Any]:
+        """Plain values for a report."""
+        return {"epochs": len(self.qualities), "best_epoch": self.best, "heldout_ndcg@10": list(self.qualities)}
+
+
+def fingerprint(config: Config, seed: int, *arrays: npt.NDArray[Any]) -> str:
+    """Names a training by all that it depends on."""
+    digest = hashlib.sha256(f"{config.model_dump_json()} {seed}".encode())
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest()[:24]
+
+
+def train(
+    network: "torch.nn.Module",
+    batches: Callable[[int], Batches],
+    quality: Callable[[], float] | None,
+    config: TrainedConfig,
+    *,
+    seed: int,
+    settings: Settings,
+    key: str,
+    title: str,
+) -> Trained:
+    """Train `network` in place and leave it with its best weights, in evaluation mode on the CPU.
+
+    batches : the batches of an epoch (from 0), already shuffled, the same for the same epoch.
+    quality : higher is better; None keeps the weights of the last epoch.
+    Errors: `SpecError` for a GPU that is not there.
+    """
+    import torch
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+    device = torch.device(pick_device(settings.device))
+    steps = len(batches(0)) * config.epochs
+    module = _module(network, batches, quality, config, steps=steps, seed=seed)
+    with _workplace(settings, key) as folder, torch.random.fork_rng(), _quiet():
+        keep = ModelCheckpoint(
+            dirpath=folder,
+            filename="best",
+            monitor="quality",
+            mode="max",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        stop = EarlyStopping("quality", mode="max", patience=config.patience, check_on_train_epoch_end=True)
+        trainer = Trainer(
+            accelerator="gpu" if device.type == "cuda" else device.type,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            precision=PRECISION[auto_dtype(str(device))],
+            max_epochs=config.epochs,
+            reload_dataloaders_every_n_epochs=1,
+            gradient_clip_val=1.0,
+            callbacks=[keep, stop, _bar(title, steps)],
+            plugins=[_checkpoints()],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        last = folder / "last.ckpt"
+        if last.exists():
+            log.info("%s: going on from %s", title, last)
+        trainer.fit(module, ckpt_path=str(last) if last.exists() else None)
+        network.load_state_dict(
+            {k.removeprefix("network."): v for k, v in read_checkpoint(folder / "best.ckpt")["state_dict"].items()}
+        )
+    network.cpu().eval()
+    qualities = tuple(module.qualities.tolist())
+    return Trained(qualities, best=1 + int(np.argmax(qualities)))
+
+
+def _module(
+    network: "torch.nn.Module",
+    batches: Callable[[int], Batches],
+    quality: Callable[[], float] | None,
+    config: TrainedConfig,
+    *,
+    steps: int,
+    seed: int,
+) -> Any:
+    import torch
+    from lightning.pytorch import LightningModule
+
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.qualities = torch.empty(0, dtype=torch.float64)
+
+        def train_dataloader(self) -> Any:
+            return batches(self.current_epoch)
+
+        def on_train_epoch_start(self) -> None:
+            # By the epoch, so that a resumed run draws the dropout that an uninterrupted one would have drawn.
+            torch.manual_seed(seed * 100_003 + self.current_epoch)
+
+        def training_step(self, batch: Batch, _: int) -> torch.Tensor:
+            loss: torch.Tensor = self.network(batch)
+            return loss
+
+        def on_train_epoch_end(self) -> None:
+            self.network.eval()
+            # Without a measure, later is better.
+            found: float = quality() if quality else float(self.current_epoch)
+            self.network.train()
+            self.qualities = torch.cat([self.qualities, torch.tensor([found], dtype=torch.float64)])
+            self.log("quality", found)
+
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["qualities"] = self.qualities
+
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            self.qualities = checkpoint["qualities"]
+
+        def configure_optimizers(self) -> Any:
+            matrices = [p for p in self.network.parameters() if p.ndim > 1]
+            others = [p for p in self.network.parameters() if p.ndim <= 1]
+            groups = [
+                {"params": matrices, "weight_decay": config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ]
+            optimizer = torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98))
+
+            def factor(step: int) -> float:
+                progress = min(1.0, step / max(1, steps))
+                fade = 0.05 + 0.475 * (1 + math.cos(math.pi * progress))
+                return min(1.0, (step + 1) / (config.warmup + 1)) * fade
+
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    return Module()
+
+
+def _bar(title: str, steps: int) -> Any:
+    """A bar on stderr, where the other bars are; Lightning's own writes to stdout, which belongs to results."""
+    from lightning.pytorch.callbacks import Callback
+    from tqdm import tqdm
+
+    class Bar(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.bar = tqdm(total=steps, initial=trainer.global_step, desc=title, unit="batch", disable=None)
+
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            reached = [f"{value:.4f}" for value in pl_module.qualities.tolist()[-1:]]
+            self.bar.set_postfix(epoch=trainer.current_epoch + 1, ndcg=reached[0] if reached else "?")
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.bar.update(1)
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            self.bar.close()
+
+    return Bar()
+
+
+@contextmanager
+def _workplace(settings: Settings, key: str) -> Iterator[Path]:
+    """The folder of this training's state: kept when the training is interrupted, removed when it is done."""
+    folder = settings.cache_dir / "training" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    for file in sorted(folder.iterdir()):
+        file.unlink()
+    folder.rmdir()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning tells about accelerators and tips that nobody asked for; its warnings stay."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6 asks torch 2.13 in a way that torch is about to drop.
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _checkpoints() -> "CheckpointIO":
+    from lightning.pytorch.plugins.io import CheckpointIO
+
+    class SafeCheckpoints(CheckpointIO):
+        """Lightning's state as safetensors instead of pickle."""
+
+        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+            write_checkpoint(checkpoint, Path(path))
+
+        def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+            state: dict[str, Any] = read_checkpoint(Path(path))
+            return state
+
+        def remove_checkpoint(self, path: Any) -> None:
+            Path(path).unlink(missing_ok=True)
+
+    return SafeCheckpoints()
