@@ -18,14 +18,15 @@ from typing import Any
 import polars as pl
 
 from recsys.candidates import Fusion, PopularConfig
+from recsys.candidates.comparison import compare_sources
 from recsys.data.files import atomic_file
 from recsys.data.ingest import Dataset
 from recsys.data.split import Questions, SplitKind, k_core, split_log
-from recsys.metrics import mrr, ndcg, paired, recall, stage_metrics, target_ranks
+from recsys.metrics import average_popularity, mrr, ndcg, paired, recall, stage_metrics, target_ranks
 from recsys.protocols import LanguageModel
 from recsys.settings import Settings
 from recsys.spec import Clock, Fitted, Spec, Training, fit
-from recsys.tables import Candidates, Catalog, InteractionLog, Profiles, Queries, Slates
+from recsys.tables import Candidates, InteractionLog, Profiles, Queries, Slates
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,13 @@ def evaluate(
             stage: stage_metrics(ranks[stage]["rank"], listed, catalog, seed=seed) for stage, listed in lists.items()
         }
         lift = _lift(ranks, seed)
-        sources = compare_sources(fitted, questions, ranks["candidates"], catalog, seed)
+        for stage, listed in lists.items():
+            stages[stage]["popularity@10"] = average_popularity(listed, parts.known, 10)
+        sources = []
+        if isinstance(recommender.generator, Fusion):
+            sources = compare_sources(
+                recommender.generator, ranks["candidates"], questions, catalog, parts.known, n=DEPTH, seed=seed
+            )
     per_query = questions.truth.frame.join(
         queries.frame.select("query_id", "user_id"), on="query_id", maintain_order="left"
     ).select("query_id", "user_id", "item_id")
@@ -147,30 +154,6 @@ def _lift(ranks: Mapping[str, pl.DataFrame], seed: int) -> dict[str, Any]:
         new, old = (functions[metric](ranks[stage]["rank"], int(k)) for stage in ("reranked", "candidates"))
         found[name] = paired(new, old, seed=seed).row()
     return found
-
-
-def compare_sources(
-    fitted: Fitted, questions: Questions, fused: pl.DataFrame, catalog: Catalog, seed: int
-) -> list[dict[str, Any]]:
-    """Each single source of a fusion on the same queries, and the fusion's paired difference from it at NDCG@10."""
-    generator = fitted.recommender.generator
-    if not isinstance(generator, Fusion):
-        return []
-    fusion = ndcg(fused["rank"], 10)
-    rows = []
-    for name, source in generator.sources.items():
-        ranks = target_ranks(source.generate(questions.queries, DEPTH), questions.truth, by="score")["rank"]
-        difference = paired(fusion, ndcg(ranks, 10), seed=seed)
-        rows.append(
-            {
-                "source": name,
-                "weight": float(generator.report["weights"][name]),
-                "ndcg@10": float(ndcg(ranks, 10).mean()),
-                "recall@100": float(recall(ranks, 100).mean()),
-                **difference.row(),
-            }
-        )
-    return rows
 
 
 def describe(

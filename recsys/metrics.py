@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recsys.errors import DataError
-from recsys.tables import Candidates, Catalog, Truth
+from recsys.tables import Candidates, Catalog, InteractionLog, Truth
 
 Floats = npt.NDArray[np.float64]
 Ranks = pl.Series | npt.NDArray[np.float64] | Sequence[float | None]
@@ -82,6 +82,17 @@ def coverage(candidates: Candidates, catalog: Catalog, k: int) -> float:
     return len(catalog.frame.join(shown, on="item_id", how="semi")) / max(len(catalog), 1)
 
 
+def average_popularity(candidates: Candidates, log: InteractionLog, k: int) -> float:
+    """Popularity bias: events in `log` of an item in a query's first k, averaged over all of these places; 0 for none.
+
+    Source: Yin, Cui, Li, Yao & Chen, "Challenging the long tail recommendation", VLDB 2012. Compare it with the same
+    figure of what people really met: far above it, the lists flatter the popular.
+    """
+    events = log.frame.group_by("item_id").len("events")
+    shown = candidates.frame.filter(pl.col("rank") <= k).join(events, on="item_id", how="left")
+    return float(shown.select(pl.col("events").fill_null(0).mean()).item() or 0.0)
+
+
 @dataclass(frozen=True)
 class Paired:
     """A comparison over the same queries.
@@ -143,8 +154,8 @@ def stage_metrics(ranks: Ranks, candidates: Candidates, catalog: Catalog, *, see
     ranks      : the rank of each query's held-out item at this stage (`target_ranks`), null where it is missing
     candidates : the lists of the same queries at this stage, for the coverage
 
-    Keys: ndcg@10, recall@10, mrr@10, recall@50, recall@100, coverage@10, ci95. Coverage has no interval: it is no mean
-    over queries, and resampled queries always cover less.
+    Keys: ndcg@10, recall@10, mrr@10, recall@50, recall@100, coverage@10, coverage@100, ci95. Coverage has no interval:
+    it is no mean over queries, and resampled queries always cover less.
 
     Errors: `DataError` without ranks.
     """
@@ -157,7 +168,8 @@ def stage_metrics(ranks: Ranks, candidates: Candidates, catalog: Catalog, *, see
     }
     intervals = {name: list(mean_interval(v, seed=seed)) for name, v in values.items()}
     means = {name: float(np.sort(v).mean()) for name, v in values.items()}
-    return {**means, "coverage@10": coverage(candidates, catalog, 10), "ci95": intervals}
+    covered = {f"coverage@{k}": coverage(candidates, catalog, k) for k in (10, 100)}
+    return {**means, **covered, "ci95": intervals}
 
 
 def _gain(ranks: Ranks, k: int, gain: Callable[[Floats], Floats]) -> Floats:

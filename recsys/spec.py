@@ -19,6 +19,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.candidates import AnyGeneratorConfig, FusionConfig
+from recsys.candidates.training import HeadStart, fit_generator
 from recsys.data.files import atomic_file
 from recsys.data.ingest import Dataset
 from recsys.data.split import Questions, Split, ask, split_log
@@ -51,8 +52,7 @@ class Spec(BaseModel):
 
     def needs_vectors(self) -> bool:
         """Whether a generator reads the catalog's text vectors."""
-        sources = self.generator.sources if isinstance(self.generator, FusionConfig) else (self.generator,)
-        return any(source.reads_text for source in sources)
+        return self.generator.reads_text
 
     def needs_lm(self) -> bool:
         """Whether a part asks a language model while it is fitted."""
@@ -147,12 +147,14 @@ def fit(
         with clock.step("embed catalog"):
             catalog = with_vectors(catalog, load_encoder(spec.encoder, settings), settings.cache_dir)
     tuning: dict[str, Any] = {}
+    start: HeadStart | None = None
     reranker: Reranker = Identity()
     if isinstance(spec.reranker, PackedConfig):
         if lm is None:
             raise SpecError(f"reranker.kind = '{spec.reranker.kind}' needs a language model: set lm.kind")
         with clock.step("fit candidates before tune"):
-            early = spec.generator.fit(training.before, catalog, seed=seed)
+            early = fit_generator(spec.generator, training.before, catalog, seed=seed, settings=settings)
+            start = HeadStart(early, training.tune)
         with clock.step("fit profiles before tune"):
             early_profiles = spec.profiles.fit(training.before, catalog, rated=dataset.rated, seed=seed)
         with clock.step("fit reranker on tune"):
@@ -168,7 +170,7 @@ def fit(
             )
         reranker, tuning["reranker"] = Fallback(fitted), fitted.report
     with clock.step("fit candidates"):
-        generator = spec.generator.fit(training.known, catalog, seed=seed)
+        generator = fit_generator(spec.generator, training.known, catalog, seed=seed, settings=settings, start=start)
     tuning["generator"] = getattr(generator, "report", {})
     with clock.step("fit profiles"):
         profiles = spec.profiles.fit(training.known, catalog, rated=dataset.rated, seed=seed)

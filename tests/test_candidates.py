@@ -6,8 +6,8 @@ import pytest
 
 from recsys.candidates import AlsConfig, ContentConfig, FusionConfig, PopularConfig, TransitionsConfig
 from recsys.candidates.base import place_in_group, product, top_n
-from recsys.candidates.fusion import standardised
 from recsys.candidates.index import VectorIndex
+from recsys.candidates.weights import standardised
 from recsys.errors import BundleError, SpecError
 from recsys.tables import Catalog, InteractionLog, Queries, adhoc_query, query_histories
 

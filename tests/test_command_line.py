@@ -95,7 +95,17 @@ def test_evaluate_writes_metrics_ranks_and_a_report(recsys: Run, plain_spec: Pat
     assert str(out) in done.stdout.replace("\n", "")
     metrics = json.loads((out / "metrics.json").read_text())
     assert {"data", "split", "stages", "lift", "seconds", "peak_rss_mb"} <= set(metrics)
-    names = {"ndcg@10", "recall@10", "mrr@10", "recall@50", "recall@100", "coverage@10", "ci95"}
+    names = {
+        "ndcg@10",
+        "recall@10",
+        "mrr@10",
+        "recall@50",
+        "recall@100",
+        "coverage@10",
+        "coverage@100",
+        "popularity@10",
+        "ci95",
+    }
     assert all(names <= set(stage) for stage in metrics["stages"].values())
     assert len(pl.read_parquet(out / "per_query.parquet")) == 20
     page = (out / "report.html").read_text(encoding="utf-8")

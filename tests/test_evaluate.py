@@ -11,6 +11,7 @@ import pytest
 from checks import HashLM, with_word_vectors
 from recsys.candidates import FusionConfig, PopularConfig, TransitionsConfig
 from recsys.data.ingest import dataset_from_frames
+from recsys.data.split import split_log
 from recsys.errors import SpecError, StorageError
 from recsys.evaluate import evaluate, write_results
 from recsys.lm import LMConfig
@@ -32,7 +33,16 @@ def test_the_metrics_have_the_promised_shape(found):
     assert metrics.keys() >= {"data", "split", "stages", "lift", "seconds", "peak_rss_mb"}
     assert list(metrics["stages"]) == ["popular", "candidates", "reranked"]
     for stage in metrics["stages"].values():
-        names = {"ndcg@10", "recall@10", "mrr@10", "recall@50", "recall@100", "coverage@10"}
+        names = {
+            "ndcg@10",
+            "recall@10",
+            "mrr@10",
+            "recall@50",
+            "recall@100",
+            "coverage@10",
+            "coverage@100",
+            "popularity@10",
+        }
         assert stage.keys() == names | {"ci95"}
         assert all(low <= stage[name] <= high for name, (low, high) in stage["ci95"].items())
     assert metrics["lift"]["ndcg@10"].keys() == {"delta", "relative", "ci95", "p"}
@@ -66,8 +76,9 @@ class Seen:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.logs: dict[str, list[set[tuple[object, ...]]]] = {}
-        for config in (FusionConfig, ProfilesConfig, PackedConfig):
+        for config in (ProfilesConfig, PackedConfig, PopularConfig):
             monkeypatch.setattr(config, "fit", self.watch(config.__name__, config.fit))
+        monkeypatch.setattr(FusionConfig, "train", self.watch("FusionConfig", FusionConfig.train))
 
     def watch(self, name: str, fit: Any) -> Any:
         def watched(config: Any, *args: Any, **kwargs: Any) -> Any:
@@ -83,7 +94,12 @@ def test_no_part_is_fitted_on_an_answer_that_it_is_asked_for(world, world_split,
     evaluate(world, spec, weights_settings, sample_users=20, lm=HashLM())
     before, known = events(world_split.fit), events(world_split.known)
     # What the reranker learns from is made by parts fitted before tune; what answers test, before test.
+    sources = seen.logs.pop("PopularConfig")
     assert seen.logs == {"FusionConfig": [before, known], "ProfilesConfig": [before, known], "PackedConfig": [before]}
+    # The fusion learns its weights from sources that had not seen the answers: first on the last events before tune;
+    # then, with a head start, on tune's own, which the sources fitted before tune had not seen.
+    inner = events(split_log(world_split.fit, "leave-last").known)
+    assert sources == [inner, before, known, known]  # the last one is the stage `popular`
     assert not known & events(world_split.test)
 
 

@@ -83,7 +83,16 @@ def test_stage_metrics_equal_an_independent_implementation() -> None:
         assert found[name] == pytest.approx(theirs[measure], abs=1e-9)
         lower, upper = found["ci95"][name]
         assert 0 <= lower < found[name] < upper <= 1
-    assert list(found) == ["ndcg@10", "recall@10", "mrr@10", "recall@50", "recall@100", "coverage@10", "ci95"]
+    assert list(found) == [
+        "ndcg@10",
+        "recall@10",
+        "mrr@10",
+        "recall@50",
+        "recall@100",
+        "coverage@10",
+        "coverage@100",
+        "ci95",
+    ]
     assert list(found["ci95"]) == list(measures)
 
 

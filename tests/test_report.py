@@ -114,7 +114,7 @@ def report(text: str = "plain") -> ReportData:
         metrics=found,
         per_query=frame,
         activity=pl.DataFrame({"query_id": range(120), "events": [i // 3 + 2 for i in range(120)]}),
-        sources=[SourceRow(text, 0.08, 0.5, metrics.Paired(0.01, 0.1, (0.004, 0.016), 0.002, 120))],
+        sources=[SourceRow(text, 0.08, 0.5, 0.6, 31.0, metrics.Paired(0.01, 0.1, (0.004, 0.016), 0.002, 120), None)],
         weights=[Weights(text, text, {text: 1.2, "other": -0.3})],
         users=[user, replace(user, user_id=8, model="template")],
         dictionary=[DictionaryRow(text, text, text, text, text)],
@@ -242,7 +242,7 @@ def test_the_candidates_are_judged_against_popularity_by_the_same_rule() -> None
 
 def test_the_fusion_is_said_to_beat_only_what_it_beats() -> None:
     def row(name: str, low: float, high: float) -> SourceRow:
-        return SourceRow(name, 0.08, 0.5, metrics.Paired((low + high) / 2, 0.1, (low, high), 0.5, 120))
+        return SourceRow(name, 0.08, 0.5, 0.6, 31.0, metrics.Paired((low + high) / 2, 0.1, (low, high), 0.5, 120), None)
 
     data = replace(
         report(), sources=[row("als", 0.01, 0.03), row("popular", 0.02, 0.04), row("transitions", -0.01, 0.01)]

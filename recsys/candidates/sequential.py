@@ -4,9 +4,10 @@ The network stands in `attention`, its training in `training`. Histories are cut
 epoch, with a target at every position: one pass over the log teaches as many answers as the log has events.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -14,9 +15,9 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from recsys.candidates.base import Floats, Ints, Source, Variants, block_rows, place_in_group, product
+from recsys.candidates.base import Floats, Ints, Source, block_rows, place_in_group, product
 from recsys.candidates.content import item_vectors
-from recsys.candidates.training import Batch, TrainedConfig, fingerprint, train
+from recsys.candidates.training import Batch, HeadStart, Trained, TrainedConfig, fingerprint, train, workplace
 from recsys.candidates.transitions import count_pairs
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.errors import SpecError
@@ -42,8 +43,7 @@ class SequentialConfig(TrainedConfig):
     """dim, layers, heads: size of the network; length: how many last items it reads; dropout: while training;
     use_text: tokens carry the items' text (needs the catalog's column `embedding`); warm_start: tokens start from the
     factors of what follows what; negatives: items sampled for the softmax, None for all of them up to 20,000 items and
-    4,096 beyond; heldout: users whose last event says when to stop; finish: epochs on the whole log where a source
-    trained on a part of it is at hand, at `finish_rate` times the rate."""
+    4,096 beyond; heldout: users whose last event says when to stop."""
 
     kind: Literal["sequential"] = "sequential"
     dim: int = Field(default=128, ge=4)
@@ -55,48 +55,57 @@ class SequentialConfig(TrainedConfig):
     warm_start: bool = True
     negatives: int | None = Field(default=None, ge=1)
     heldout: int = Field(default=2000, ge=1)
-    finish: int = Field(default=1, ge=1)
-    finish_rate: float = Field(default=0.1, gt=0, le=1)
     exclude_seen: bool = True
 
     @property
     def reads_text(self) -> bool:
         return self.use_text
 
-    def variants(self, log: InteractionLog, catalog: Catalog, *, seed: int) -> Variants:
-        """Settings worth trying, fitted: only this one, since it takes minutes."""
-        return [(self, self.fit(log, catalog, seed=seed))]
-
-    def fit(self, log: InteractionLog, catalog: Catalog, *, seed: int) -> "Sequential":
-        return self.train(log, catalog, seed=seed)
-
     def train(
-        self, log: InteractionLog, catalog: Catalog, *, seed: int, settings: Settings | None = None, start: Any = None
+        self,
+        log: InteractionLog,
+        catalog: Catalog,
+        *,
+        seed: int,
+        settings: Settings | None = None,
+        start: HeadStart | None = None,
     ) -> "Sequential":
         """Errors: `SpecError` where `heads` does not divide `dim`, or the text that is asked for is not there."""
         if self.dim % self.heads:
             raise SpecError(f"generator.heads = {self.heads} does not divide generator.dim = {self.dim}")
+        settings = settings or Settings()
         vocab = Vocab.of_items(catalog)
         histories = vocab.histories(query_histories(log))
-        if isinstance(start, Sequential) and start.vocab.ids.equals(vocab.ids):
-            # A copy: what was trained on a part stays as it was measured.
-            network, learned, quality = deepcopy(start.network), histories, None
-            config = self.model_copy(update={"epochs": self.finish, "rate": self.rate * self.finish_rate, "warmup": 0})
+
+        before = start.generator if start is not None else None
+
+        def run(network: "NextItem", learned: Histories, quality: Callable[[], float] | None, folder: Path) -> Trained:
+            return train(
+                network,
+                lambda epoch: Chunks(learned, self, np.random.default_rng((seed, epoch))),
+                quality,
+                self,
+                seed=seed,
+                device=settings.device,
+                folder=folder,
+                title="sequential" if quality else "sequential, last epochs",
+            )
+
+        if isinstance(before, Sequential) and before.explored is not None and before.vocab.ids.equals(vocab.ids):
+            explored, report = before.explored, before.report
         else:
+            before = None
             learned, held, answers = hold_out(histories, self.heldout, seed)
-            network, config = self._fresh(learned, catalog, vocab, seed), self
-            quality = partial(heldout_quality, network, held, answers)
-        trained = train(
-            network,
-            lambda epoch: Chunks(learned, config, np.random.default_rng((seed, epoch))),
-            quality,
-            config,
-            seed=seed,
-            settings=settings or Settings(),
-            key=fingerprint(config, seed, histories.indptr, histories.items, *arrays_of(network).values()),
-            title="sequential",
-        )
-        return Sequential(vocab, self, network, trained.report())
+            explored, report = self._fresh(learned, catalog, vocab, seed), {}
+        key = fingerprint(self, seed, histories.indptr, histories.items, *arrays_of(explored).values())
+        with workplace(settings, key) as folder:
+            if before is None:
+                quality = partial(heldout_quality, explored, held, answers)
+                report = run(explored, learned, quality, folder / "explore").report()
+            network = deepcopy(explored)
+            if self.finish:
+                run(network, histories, None, folder / "finish")
+        return Sequential(vocab, self, network, report, explored)
 
     def _fresh(self, learned: Histories, catalog: Catalog, vocab: Vocab, seed: int) -> "NextItem":
         import torch
@@ -248,11 +257,19 @@ class Sequential(Source):
 
     kind: ClassVar[str] = "sequential"
 
-    def __init__(self, vocab: Vocab, config: SequentialConfig, network: "NextItem", report: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        config: SequentialConfig,
+        network: "NextItem",
+        report: Mapping[str, Any],
+        explored: "NextItem | None" = None,
+    ) -> None:
+        """`explored` is the network before the last epochs, from which a longer log is learned; it is not saved."""
         import torch
 
         super().__init__(vocab, config.exclude_seen)
-        self.config, self.network, self.report = config, network, dict(report)
+        self.config, self.network, self.report, self.explored = config, network, dict(report), explored
         with torch.inference_mode():
             self._tokens = network.tokens()
         self._items, self._bias = self._tokens.detach().numpy(), network.bias.detach().numpy()

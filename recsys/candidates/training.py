@@ -6,8 +6,9 @@ and same seed find it by their hash.
 """
 
 import hashlib
+import json
 import logging
-import math
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from recsys.candidates.base import Config, Source
+from recsys.candidates.base import Config
 from recsys.candidates.checkpoints import read_checkpoint, write_checkpoint
+from recsys.data.files import atomic_file
+from recsys.data.split import Questions
 from recsys.lm.device import Dtype, auto_dtype, pick_device
 from recsys.settings import Settings
 from recsys.tables import Catalog, InteractionLog
@@ -43,36 +46,59 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
-class TrainedConfig(Config):
-    """rate: peak learning rate of AdamW, reached after `warmup` steps and let down by a half cosine; patience: epochs
-    without a better held-out NDCG@10 before training stops."""
+class Trainable(Config):
+    """A config whose fit takes long: it has a place to work in, and goes on from what was fitted before."""
+
+    def fit(self, log: InteractionLog, catalog: Catalog, *, seed: int) -> Any:
+        """`train`, working where the environment says."""
+        return self.train(log, catalog, seed=seed)
+
+    def train(
+        self,
+        log: InteractionLog,
+        catalog: Catalog,
+        *,
+        seed: int,
+        settings: Settings | None = None,
+        start: "HeadStart | None" = None,
+    ) -> Any:
+        """Fit on `log`. `settings`: device, threads and where to keep checkpoints; by default from the environment."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class HeadStart:
+    """A generator of the same config, fitted on a part of the log, and questions from the rest, new to it."""
+
+    generator: Any
+    questions: Questions
+
+
+class TrainedConfig(Trainable):
+    """rate: learning rate of AdamW, reached after `warmup` steps and then constant; patience: epochs without a better
+    held-out NDCG@10 before it stops (after `epochs` at the latest); finish: epochs on the whole log that follow from
+    the best weights, while the rate goes down to zero."""
 
     rate: float = Field(default=1e-3, gt=0)
     warmup: int = Field(default=100, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     batch: int = Field(default=64, ge=1)
     epochs: int = Field(default=30, ge=1)
-    patience: int = Field(default=5, ge=1)
-
-    def train(
-        self, log: InteractionLog, catalog: Catalog, *, seed: int, settings: Settings | None = None, start: Any = None
-    ) -> Source:
-        """`fit`, with a place to work in (device, threads, where to keep checkpoints) and, as `start`, a source of this
-        kind that had been trained on a part of the log: then a few epochs on all of it are enough."""
-        raise NotImplementedError
+    patience: int = Field(default=2, ge=1)
+    finish: int = Field(default=3, ge=0)
 
 
-def fit_source(
+def fit_generator(
     config: Any,
     log: InteractionLog,
     catalog: Catalog,
     *,
     seed: int,
     settings: Settings | None = None,
-    start: Source | None = None,
+    start: HeadStart | None = None,
 ) -> Any:
-    """Fit any generator, passing on what only trained ones can use."""
-    if isinstance(config, TrainedConfig):
+    """Fit any generator, passing on what only those that take long can use."""
+    if isinstance(config, Trainable):
         return config.train(log, catalog, seed=seed, settings=settings, start=start)
     return config.fit(log, catalog, seed=seed)
 
@@ -105,27 +131,32 @@ def train(
     config: TrainedConfig,
     *,
     seed: int,
-    settings: Settings,
-    key: str,
+    device: str,
+    folder: Path,
     title: str,
 ) -> Trained:
     """Train `network` in place and leave it with its best weights, in evaluation mode on the CPU.
 
     batches : the batches of an epoch (from 0), already shuffled, the same for the same epoch.
-    quality : higher is better; None keeps the weights of the last epoch.
+    quality : higher is better, measured after each epoch; None goes through `config.finish` epochs and lets the rate
+              down to zero instead.
+    folder  : where the state is kept; what a finished training left there is taken over instead of training again.
     Errors: `SpecError` for a GPU that is not there.
     """
     import torch
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-    device = torch.device(pick_device(settings.device))
-    steps = len(batches(0)) * config.epochs
+    place = torch.device(pick_device(device))
+    network.train()
+    epochs = config.epochs if quality else config.finish
+    steps = len(batches(0)) * epochs
     module = _module(network, batches, quality, config, steps=steps, seed=seed)
-    with _workplace(settings, key) as folder, torch.random.fork_rng(), _quiet():
+    best, last, done = folder / "best.ckpt", folder / "last.ckpt", folder / "done.json"
+    if not done.exists():
         keep = ModelCheckpoint(
             dirpath=folder,
-            filename="best",
+            filename=best.stem,
             monitor="quality",
             mode="max",
             save_last=True,
@@ -133,28 +164,29 @@ def train(
             enable_version_counter=False,
         )
         stop = EarlyStopping("quality", mode="max", patience=config.patience, check_on_train_epoch_end=True)
-        trainer = Trainer(
-            accelerator="gpu" if device.type == "cuda" else device.type,
-            devices=[device.index or 0] if device.type == "cuda" else 1,
-            precision=PRECISION[auto_dtype(str(device))],
-            max_epochs=config.epochs,
-            reload_dataloaders_every_n_epochs=1,
-            gradient_clip_val=1.0,
-            callbacks=[keep, stop, _bar(title, steps)],
-            plugins=[_checkpoints()],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        last = folder / "last.ckpt"
-        if last.exists():
-            log.info("%s: going on from %s", title, last)
-        trainer.fit(module, ckpt_path=str(last) if last.exists() else None)
-        network.load_state_dict(
-            {k.removeprefix("network."): v for k, v in read_checkpoint(folder / "best.ckpt")["state_dict"].items()}
-        )
+        with torch.random.fork_rng(), _quiet():
+            trainer = Trainer(
+                accelerator="gpu" if place.type == "cuda" else place.type,
+                devices=[place.index or 0] if place.type == "cuda" else 1,
+                precision=PRECISION[auto_dtype(str(place))],
+                max_epochs=epochs,
+                reload_dataloaders_every_n_epochs=1,
+                gradient_clip_val=1.0,
+                callbacks=[keep, stop, _bar(title, steps)],
+                plugins=[_checkpoints()],
+                logger=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            if last.exists():
+                log.info("%s: going on from %s", title, last)
+            trainer.fit(module, ckpt_path=str(last) if last.exists() else None)
+        with atomic_file(done) as path:
+            path.write_text(json.dumps(module.qualities.tolist()))
+    learned = read_checkpoint(best)["state_dict"]
+    network.load_state_dict({name.removeprefix("network."): value for name, value in learned.items()})
     network.cpu().eval()
-    qualities = tuple(module.qualities.tolist())
+    qualities = tuple(json.loads(done.read_text()))
     return Trained(qualities, best=1 + int(np.argmax(qualities)))
 
 
@@ -211,9 +243,7 @@ def _module(
             optimizer = torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98))
 
             def factor(step: int) -> float:
-                progress = min(1.0, step / max(1, steps))
-                fade = 0.05 + 0.475 * (1 + math.cos(math.pi * progress))
-                return min(1.0, (step + 1) / (config.warmup + 1)) * fade
+                return min(1.0, (step + 1) / (config.warmup + 1)) if quality else 1 - step / max(1, steps)
 
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -244,14 +274,12 @@ def _bar(title: str, steps: int) -> Any:
 
 
 @contextmanager
-def _workplace(settings: Settings, key: str) -> Iterator[Path]:
+def workplace(settings: Settings, key: str) -> Iterator[Path]:
     """The folder of this training's state: kept when the training is interrupted, removed when it is done."""
     folder = settings.cache_dir / "training" / key
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
-    for file in sorted(folder.iterdir()):
-        file.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
 
 
 @contextmanager

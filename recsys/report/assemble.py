@@ -53,9 +53,20 @@ def report_data(found: Evaluation, dataset: Dataset) -> ReportData:
 
 
 def _source(row: Mapping[str, Any], n: int) -> SourceRow:
+    return SourceRow(
+        name=row["source"],
+        ndcg10=row["ndcg@10"],
+        recall100=row["recall@100"],
+        coverage100=row["coverage@100"],
+        popularity10=row["popularity@10"],
+        advantage=_paired(row, n),
+        contribution=_paired(row["without"], n) if row["without"] else None,
+    )
+
+
+def _paired(row: Mapping[str, Any], n: int) -> Paired:
     low, high = row["ci95"]
-    advantage = Paired(row["delta"], row["relative"], (low, high), row["p"], n)
-    return SourceRow(row["source"], row["ndcg@10"], row["recall@100"], advantage)
+    return Paired(row["delta"], row["relative"], (low, high), row["p"], n)
 
 
 def _fusion(report: Mapping[str, Any]) -> Weights | None:

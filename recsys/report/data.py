@@ -14,13 +14,17 @@ from recsys.tables import Id
 class SourceRow:
     """A single candidate source beside the fusion, on the same queries.
 
-    advantage : the fusion's NDCG@10 minus this source's, paired by query
+    advantage    : the fusion's NDCG@10 minus this source's, paired by query
+    contribution : the fusion's NDCG@10 minus that of a fusion that never had this source; None for a baseline
     """
 
     name: str
     ndcg10: float
     recall100: float
+    coverage100: float
+    popularity10: float
     advantage: Paired
+    contribution: Paired | None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "recall@50": ("Recall@50", "share of users whose hidden item is among the first 50"),
     "recall@100": ("Recall@100", "share of users whose hidden item is among the first 100"),
     "coverage@10": ("Coverage@10", "share of the catalog that stands in anyone's first 10"),
+    "coverage@100": ("Coverage@100", "share of the catalog that stands in anyone's first 100"),
+    "popularity@10": ("Popularity@10", "mean number of events of the items in the first 10: the higher, the more bias"),
 }
 STAGES: Mapping[str, str] = {"popular": "Popular", "candidates": "Candidates", "reranked": "Reranked"}
 LONGEST = 240
