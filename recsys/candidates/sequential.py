@@ -28,6 +28,8 @@ from recsys.tables import Catalog, InteractionLog, query_histories
 if TYPE_CHECKING:
     from recsys.candidates.attention import NextItem
 
+Quality = Callable[[], float]
+
 # The softmax is over the whole catalog up to here, and over a sample of items beyond.
 FULL_SOFTMAX = 20_000
 SAMPLED = 4096
@@ -76,10 +78,17 @@ class SequentialConfig(TrainedConfig):
         settings = settings or Settings()
         vocab = Vocab.of_items(catalog)
         histories = vocab.histories(query_histories(log))
-
         before = start.generator if start is not None else None
+        if isinstance(before, Sequential) and before.explored is not None and before.vocab.ids.equals(vocab.ids):
+            explored, report, quality, learned = before.explored, before.report, None, histories
+        else:
+            learned, held, answers = hold_out(histories, self.heldout, seed)
+            explored, report = self._fresh(learned, catalog, vocab, seed), {}
+            quality = partial(heldout_quality, explored, held, answers)
 
-        def run(network: "NextItem", learned: Histories, quality: Callable[[], float] | None, folder: Path) -> Trained:
+        def run(network: "NextItem", learned: Histories, quality: Quality | None, folder: Path) -> Trained | None:
+            if not len(Chunks(learned, self, np.random.default_rng(seed))):
+                return None  # nobody has two events: the text and the popularity of the start are all there is to know
             return train(
                 network,
                 lambda epoch: Chunks(learned, self, np.random.default_rng((seed, epoch))),
@@ -91,21 +100,15 @@ class SequentialConfig(TrainedConfig):
                 title="sequential" if quality else "sequential, last epochs",
             )
 
-        if isinstance(before, Sequential) and before.explored is not None and before.vocab.ids.equals(vocab.ids):
-            explored, report = before.explored, before.report
-        else:
-            before = None
-            learned, held, answers = hold_out(histories, self.heldout, seed)
-            explored, report = self._fresh(learned, catalog, vocab, seed), {}
         key = fingerprint(self, seed, histories.indptr, histories.items, *arrays_of(explored).values())
         with workplace(settings, key) as folder:
-            if before is None:
-                quality = partial(heldout_quality, explored, held, answers)
-                report = run(explored, learned, quality, folder / "explore").report()
+            if quality is not None:
+                trained = run(explored, learned, quality, folder / "explore")
+                report = trained.report() if trained else {}
             network = deepcopy(explored)
             if self.finish:
                 run(network, histories, None, folder / "finish")
-        return Sequential(vocab, self, network, report, explored)
+        return Sequential(vocab, self, network.eval(), report, explored.eval())
 
     def _fresh(self, learned: Histories, catalog: Catalog, vocab: Vocab, seed: int) -> "NextItem":
         import torch
@@ -235,7 +238,9 @@ def heldout_quality(network: "NextItem", histories: Histories, answers: Codes) -
 
     with torch.inference_mode():
         tokens = network.tokens()
-    items, bias = tokens.cpu().numpy(), network.bias.detach().cpu().numpy()
+    if not len(answers):
+        return 0.0
+    items, bias = tokens.detach().cpu().numpy(), network.bias.detach().cpu().numpy()
     states = last_states(network, tokens, histories)
     gains, size = [], block_rows(len(items))
     for start in range(0, len(answers), size):

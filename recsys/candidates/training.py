@@ -293,6 +293,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             # Lightning 2.6 asks torch 2.13 in a way that torch is about to drop.
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            # It is ours, and not empty where an interrupted training goes on.
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

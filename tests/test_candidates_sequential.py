@@ -1,0 +1,223 @@
+"""The sequential source and its training: what it learns, where it stops, how it goes on after an interruption."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from checks import with_word_vectors
+from recsys.candidates import SequentialConfig
+from recsys.candidates.attention import NextItem, principal_directions
+from recsys.candidates.checkpoints import read_checkpoint, write_checkpoint
+from recsys.candidates.sequential import Chunks, cooccurrence, heldout_quality, hold_out
+from recsys.candidates.training import HeadStart
+from recsys.data.vocab import Histories
+from recsys.errors import SpecError
+from recsys.tables import Catalog, InteractionLog, Queries, adhoc_query
+
+SMALL = SequentialConfig(
+    dim=16, layers=1, heads=2, batch=8, epochs=4, finish=1, rate=1e-2, warmup=5, use_text=False, dropout=0.0
+)
+
+
+def log_of(rows: list[tuple[int, int, int]]) -> InteractionLog:
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "ts"], orient="row")
+    return InteractionLog.of(frame.with_columns(event=pl.lit("interaction"), weight=pl.lit(1.0)))
+
+
+def ring(n_users: int = 60) -> InteractionLog:
+    """Everybody walks a ring of 12 items from a start of their own: the next item is certain."""
+    return log_of([(u, (u + step) % 12, step) for u in range(n_users) for step in range(8)])
+
+
+def catalog_of(n: int) -> Catalog:
+    return Catalog(pl.DataFrame({"item_id": range(n), "title": [f"Item {i}" for i in range(n)], "text": ["word"] * n}))
+
+
+def ask(history: list[int]) -> Queries:
+    return adhoc_query(history, at=100, dtype=pl.Int64)
+
+
+def histories_of(*rows: list[int]) -> Histories:
+    items = np.array([item for row in rows for item in row], dtype=np.int32)
+    indptr = np.cumsum([0, *(len(row) for row in rows)])
+    return Histories(indptr, items, np.ones(len(items), dtype=np.float32), np.zeros(len(items), dtype=np.int64))
+
+
+def items(generator: Any, history: list[int], n: int = 10) -> list[int]:
+    return generator.generate(ask(history), n).frame["item_id"].to_list()
+
+
+def test_it_learns_what_comes_next_in_either_direction() -> None:
+    there = [(u, (u + step) % 12, step) for u in range(60) for step in range(8)]
+    back = [(60 + u, (u - step) % 12, step) for u in range(60) for step in range(8)]
+    config = SMALL.model_copy(update={"epochs": 15, "patience": 15, "finish": 3})
+    generator = config.fit(log_of(there + back), catalog_of(12), seed=0)
+    assert [items(generator, [i, (i + 1) % 12, (i + 2) % 12], 1) for i in range(12)] == [
+        [(i + 3) % 12] for i in range(12)
+    ]
+    assert items(generator, [5, 4, 3], 1) == [2]
+    assert generator.report["heldout_ndcg@10"][generator.report["best_epoch"] - 1] > 0.9
+
+
+def test_every_pair_of_neighbours_is_learned_exactly_once_whatever_the_offset() -> None:
+    rows = [list(range(i, i + n)) for i, n in enumerate((2, 3, 7, 8, 9, 40))]
+    for epoch in range(5):
+        chunks = Chunks(histories_of([0], *rows, []), SMALL.model_copy(update={"length": 4, "batch": 3}), rng(epoch))
+        pairs = []
+        for batch in chunks:
+            asked = batch["targets"] >= 0
+            assert (asked.sum(dim=1) <= 4).all()
+            pairs += list(zip(batch["items"][asked].tolist(), batch["targets"][asked].tolist(), strict=True))
+        assert sorted(pairs) == sorted((a, b) for row in rows for a, b in pairwise(row))
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_what_is_held_out_is_each_chosen_users_last_event_and_nothing_else() -> None:
+    histories = histories_of([1, 2, 3], [4], [5, 6], [])
+    learned, held, answers = hold_out(histories, 10, seed=0)
+    assert learned.indptr.tolist() == [0, 2, 3, 4, 4]
+    assert learned.items.tolist() == [1, 2, 4, 5]
+    assert held.items.tolist() == [1, 2, 5]
+    assert answers.tolist() == [3, 6]
+
+
+def test_the_factors_put_items_side_by_side_that_stand_near_each_other() -> None:
+    factors = cooccurrence(histories_of(*[[0, 1, 2]] * 5, *[[3, 4, 5]] * 5), 7, dim=4)
+    likeness = factors @ factors.T
+    assert likeness[0, 1] > 0.2
+    assert abs(likeness[0, 4]) < 1e-5
+    assert not factors[6].any()
+    assert cooccurrence(histories_of([0, 0]), 1, dim=4).tolist() == [[0, 0, 0, 0]]
+
+
+def test_tokens_start_from_the_texts_directions_of_largest_variance() -> None:
+    wide = torch.tensor([[3.0, 0, 0], [-3, 0, 0], [0, 1, 0], [0, -1, 0]])
+    directions = principal_directions(wide, 5)
+    assert directions.shape == (5, 3)
+    assert directions[0].argmax() == 0
+    assert directions[1].argmax() == 1
+    assert not directions[3:].any()
+
+
+def test_a_sampled_softmax_comes_near_the_whole_one() -> None:
+    torch.manual_seed(0)
+    network = NextItem(np.arange(300) % 9, dim=8, layers=1, heads=2, length=5, dropout=0.0, negatives=None)
+    batch = {"items": torch.tensor([[1, 2, 3]]), "targets": torch.tensor([[2, 3, -1]])}
+    whole = float(network(batch).detach())
+    network.negatives = 64
+    sampled = np.mean([float(network(batch).detach()) for _ in range(300)])
+    assert sampled == pytest.approx(whole, rel=0.02)
+    assert sampled != whole
+
+
+def test_padding_and_later_events_change_nothing_before_them() -> None:
+    torch.manual_seed(0)
+    network = NextItem(np.ones(9, dtype=np.int64), dim=8, layers=2, heads=2, length=6, dropout=0.0, negatives=None)
+    tokens = network.tokens()
+    short, long = network.states(torch.tensor([[1, 2]]), tokens), network.states(torch.tensor([[1, 2, 7, 8]]), tokens)
+    assert torch.allclose(short, long[:, :2], atol=1e-6)
+
+
+def test_an_item_that_nobody_met_is_reached_through_its_text() -> None:
+    """Two kinds of items alternate by kind; the last of each kind has no event, only a text like the others'."""
+    texts = ["space rocket stars"] * 5 + ["love wedding kiss"] * 5
+    catalog = Catalog(pl.DataFrame({"item_id": range(10), "title": [f"Item {i}" for i in range(10)], "text": texts}))
+    draw = rng(1)
+    rows = [(u, int(draw.permutation(4)[step]) + 5 * (u % 2), step) for u in range(80) for step in range(3)]
+    config = SMALL.model_copy(update={"use_text": True, "exclude_seen": True})
+    generator = config.fit(log_of(sorted(set(rows))), with_word_vectors(catalog), seed=0)
+    order = items(generator, [5, 6])
+    assert order.index(9) < order.index(4)
+
+
+def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(settings: Any, monkeypatch: Any) -> None:
+    whole = SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
+
+    def stop_in_the_third_epoch(*args: Any) -> float:
+        stop_in_the_third_epoch.calls += 1  # type: ignore[attr-defined]
+        if stop_in_the_third_epoch.calls == 3:  # type: ignore[attr-defined]
+            raise RuntimeError("the power is out")
+        return heldout_quality(*args)
+
+    stop_in_the_third_epoch.calls = 0  # type: ignore[attr-defined]
+    training = settings.cache_dir / "training"
+    assert not list(training.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr("recsys.candidates.sequential.heldout_quality", stop_in_the_third_epoch)
+        with pytest.raises(RuntimeError, match="power"):
+            SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
+    assert len(list(training.iterdir())) == 1
+    assert not [file for file in training.rglob("*") if file.suffix in {".pkl", ".pt", ".bin"}]
+    asked = []
+    monkeypatch.setattr(
+        "recsys.candidates.sequential.heldout_quality", lambda *args: asked.append(1) or heldout_quality(*args)
+    )
+    resumed = SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
+    assert len(asked) < len(resumed.report["heldout_ndcg@10"])
+    assert resumed.report == whole.report
+    for name, array in whole.arrays().items():
+        assert np.array_equal(array, resumed.arrays()[name]), name
+    assert not list(training.iterdir())
+
+
+def test_a_head_start_spares_the_search_for_where_to_stop(settings: Any) -> None:
+    early = SMALL.train(ring(30), catalog_of(12), seed=0, settings=settings)
+    before = {name: array.copy() for name, array in early.arrays().items()}
+    later = SMALL.train(ring(60), catalog_of(12), seed=0, settings=settings, start=HeadStart(early, None))  # type: ignore[arg-type]
+    assert later.report == early.report
+    assert all(np.array_equal(array, early.arrays()[name]) for name, array in before.items())
+    assert not np.array_equal(later.arrays()["own"], before["own"])
+
+
+def test_a_head_start_on_another_catalog_is_not_taken(settings: Any) -> None:
+    early = SMALL.train(ring(30), catalog_of(12), seed=0, settings=settings)
+    later = SMALL.train(ring(60), catalog_of(13), seed=0, settings=settings, start=HeadStart(early, None))  # type: ignore[arg-type]
+    assert 12 in items(later, [1, 2], 13)
+
+
+@pytest.mark.parametrize("rows", [[(1, 0, 0), (2, 1, 0), (3, 1, 0)], [(1, 0, 0)]])
+def test_where_nobody_has_two_events_the_popular_come_first(rows: list[tuple[int, int, int]]) -> None:
+    generator = SMALL.fit(log_of(rows), catalog_of(3), seed=0)
+    assert items(generator, [])[0] == rows[-1][1]
+
+
+def test_a_catalog_of_one_item_is_enough() -> None:
+    generator = SMALL.fit(log_of([(1, 0, 0), (1, 0, 1), (2, 0, 0)]), catalog_of(1), seed=0)
+    assert items(generator, []) == [0]
+
+
+def test_a_gpu_that_is_not_there_is_named(settings: Any) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    asked = settings.model_copy(update={"device": "cuda"})
+    with pytest.raises(SpecError, match="'cuda' cannot be used here"):
+        SMALL.train(ring(), catalog_of(12), seed=0, settings=asked)
+
+
+def test_heads_that_do_not_divide_the_size_are_refused() -> None:
+    with pytest.raises(SpecError, match="heads = 3 does not divide"):
+        SMALL.model_copy(update={"heads": 3}).fit(ring(), catalog_of(12), seed=0)
+
+
+def test_text_that_is_not_there_is_asked_for() -> None:
+    with pytest.raises(SpecError, match=r"\[encoder\]"):
+        SMALL.model_copy(update={"use_text": True}).fit(ring(), catalog_of(12), seed=0)
+
+
+def test_a_checkpoint_holds_numbers_and_tensors_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    state = {"a": {0: torch.arange(3.0), 1: None}, "b": [1, 2.5, "x", True, {"t": torch.tensor(4)}], "c": float("inf")}
+    write_checkpoint(state, tmp_path / "state.ckpt")
+    found = read_checkpoint(tmp_path / "state.ckpt")
+    assert found["a"][0].tolist() == [0, 1, 2]
+    assert found["a"][1] is None
+    assert found["b"][:4] == [1, 2.5, "x", True]
+    assert found["b"][4]["t"].item() == 4
+    assert found["c"] == float("inf")
