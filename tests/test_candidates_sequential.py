@@ -124,6 +124,8 @@ def test_padding_and_later_events_change_nothing_before_them() -> None:
     tokens = network.tokens()
     short, long = network.states(torch.tensor([[1, 2]]), tokens), network.states(torch.tensor([[1, 2, 7, 8]]), tokens)
     assert torch.allclose(short, long[:, :2], atol=1e-6)
+    ends = network.states(torch.tensor([[1, 2, 7, 8], [1, 2, 0, 0]]), tokens, torch.tensor([3, 1]))
+    assert torch.allclose(ends, torch.stack([long[0, 3], short[0, 1]]), atol=1e-6)
 
 
 def test_an_item_that_nobody_met_is_reached_through_its_text() -> None:

@@ -29,15 +29,28 @@ class Block(nn.Module):
         self.qkv, self.attended = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.widen, self.narrow = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x : (batch, time, dim), padded on the right: with a causal mask nothing ever looks at the padding."""
-        batch, time, dim = x.shape
-        q, k, v = self.qkv(self.before_attention(x)).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        z = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        z = self.attended(z.transpose(1, 2).reshape(batch, time, dim))
+    def forward(self, x: Tensor, ends: Tensor | None = None) -> Tensor:
+        """x : (batch, time, dim), padded on the right: with a causal mask nothing ever looks at the padding.
+
+        With `ends` (batch,), only what stands at these places is computed: (batch, 1, dim).
+        """
+        keys = self._heads(self.qkv(self.before_attention(x)))
+        if ends is None:
+            q, k, v = keys
+            z = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            rows = torch.arange(len(x), device=x.device)
+            x, q = x[rows, ends][:, None], keys[0][rows, :, ends][:, :, None]
+            seen = torch.arange(keys.shape[3], device=x.device) <= ends[:, None]
+            z = functional.scaled_dot_product_attention(q, keys[1], keys[2], attn_mask=seen[:, None, None])
+        z = self.attended(z.transpose(1, 2).flatten(2))
         x = x + functional.dropout(z, self.dropout, self.training)
         z = self.narrow(functional.gelu(self.widen(self.before_feed(x))))
         return x + functional.dropout(z, self.dropout, self.training)
+
+    def _heads(self, qkv: Tensor) -> Tensor:
+        """(batch, time, 3 * dim) to (3, batch, heads, time, dim / heads)."""
+        return qkv.view(*qkv.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
 
 
 class NextItem(nn.Module):
@@ -90,14 +103,18 @@ class NextItem(nn.Module):
         """(items, dim)."""
         return self.own if self.text is None else self.own + self.text(self.vectors)
 
-    def states(self, items: Tensor, tokens: Tensor) -> Tensor:
-        """What each position of `items` (batch, time) expects next: (batch, time, dim), to multiply with `tokens`."""
+    def states(self, items: Tensor, tokens: Tensor, ends: Tensor | None = None) -> Tensor:
+        """What each position of `items` (batch, time) expects next: (batch, time, dim), to multiply with `tokens`.
+
+        With `ends` (batch,), only the positions at these places: (batch, dim).
+        """
         x = functional.embedding(items, tokens) * tokens.shape[1] ** 0.5 + self.places[: items.shape[1]]
         x = functional.dropout(x, self.dropout, self.training)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x)
+        x = self.blocks[-1](x, ends)
         found: Tensor = self.out(self.last(x))
-        return found
+        return found if ends is None else found[:, 0]
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Mean cross-entropy of `targets` (batch, time; -1 where there is none) after `items` (batch, time)."""

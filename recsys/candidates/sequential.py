@@ -225,10 +225,10 @@ def last_states(network: "NextItem", tokens: Any, histories: Histories) -> Float
         size = lengths[rows]
         place = (histories.indptr[rows + 1] - size)[:, None] + np.arange(size.max())
         items = histories.items[np.minimum(place, histories.indptr[rows + 1][:, None] - 1)].astype(np.int64)
+        ends = torch.from_numpy(size - 1).to(tokens.device)
         with torch.inference_mode():
-            states = network.states(torch.from_numpy(items).to(tokens.device), tokens)
-            ends = torch.from_numpy(size - 1).to(tokens.device)
-            found[rows] = states[torch.arange(len(rows), device=tokens.device), ends].float().cpu().numpy()
+            states = network.states(torch.from_numpy(items).to(tokens.device), tokens, ends)
+        found[rows] = states.float().cpu().numpy()
     return found
 
 
