@@ -52,7 +52,7 @@ class SequentialConfig(TrainedConfig):
     layers: int = Field(default=2, ge=1)
     heads: int = Field(default=2, ge=1)
     length: int = Field(default=100, ge=1)
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    dropout: float = Field(default=0.25, ge=0, lt=1)
     use_text: bool = True
     warm_start: bool = True
     negatives: int | None = Field(default=None, ge=1)

@@ -82,10 +82,10 @@ class TrainedConfig(Trainable):
     rate: float = Field(default=1e-3, gt=0)
     warmup: int = Field(default=100, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    batch: int = Field(default=64, ge=1)
+    batch: int = Field(default=32, ge=1)
     epochs: int = Field(default=30, ge=1)
     patience: int = Field(default=2, ge=1)
-    finish: int = Field(default=3, ge=0)
+    finish: int = Field(default=4, ge=0)
 
 
 def fit_generator(
