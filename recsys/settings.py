@@ -32,7 +32,9 @@ class Settings(BaseSettings):
     # An error must not show what was given: it may be the key.
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    cache_dir: Path = Field(default_factory=_default_cache, description="weights, fetched data, recorded LM answers")
+    cache_dir: Path = Field(
+        default_factory=_default_cache, description="weights, fetched data, recorded LM answers, unfinished trainings"
+    )
     data: Path | None = Field(default=None, description="folder of dataset folders, for tests and benchmarks")
     device: str = Field(default="auto", description="auto | cpu | cuda | cuda:0 | mps")
     threads: int = Field(default_factory=default_threads, ge=1, description="of torch, for local models")

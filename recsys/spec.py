@@ -19,7 +19,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.candidates import AnyGeneratorConfig, FusionConfig
-from recsys.candidates.training import HeadStart, fit_generator
+from recsys.candidates.trainable import HeadStart, fit_generator
 from recsys.data.files import atomic_file
 from recsys.data.ingest import Dataset
 from recsys.data.split import Questions, Split, ask, split_log

@@ -12,7 +12,7 @@ from checks import assert_same_candidates, assert_well_formed, with_word_vectors
 from recsys.candidates import ContentConfig, Fusion, FusionConfig, PopularConfig, TransitionsConfig
 from recsys.candidates.cold import cold_codes, places_kept, with_places_kept
 from recsys.candidates.comparison import compare_sources, reciprocal_ranks
-from recsys.candidates.training import HeadStart
+from recsys.candidates.trainable import HeadStart
 from recsys.candidates.weights import Heldout, standardised
 from recsys.data.split import Questions
 from recsys.data.vocab import Vocab

@@ -1,5 +1,6 @@
 """The sequential source and its training: what it learns, where it stops, how it goes on after an interruption."""
 
+import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from recsys.candidates import SequentialConfig
 from recsys.candidates.attention import NextItem, principal_directions
 from recsys.candidates.checkpoints import read_checkpoint, write_checkpoint
 from recsys.candidates.sequential import Chunks, cooccurrence, heldout_quality, hold_out
-from recsys.candidates.training import HeadStart
+from recsys.candidates.trainable import HeadStart
 from recsys.data.vocab import Histories
 from recsys.errors import SpecError
 from recsys.tables import Catalog, InteractionLog, Queries, adhoc_query
@@ -168,6 +169,18 @@ def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(settings
     for name, array in whole.arrays().items():
         assert np.array_equal(array, resumed.arrays()[name]), name
     assert not list(training.iterdir())
+
+
+def test_ctrl_c_stops_the_training_as_it_stops_everything_else(settings: Any, monkeypatch: Any, caplog: Any) -> None:
+    def ctrl_c(*args: Any) -> float:
+        raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("recsys.candidates.sequential.heldout_quality", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert "the same command goes on" in caplog.text
 
 
 def test_a_head_start_spares_the_search_for_where_to_stop(settings: Any) -> None:

@@ -31,7 +31,7 @@ from recsys.candidates.cold import cold_codes, places_kept, with_places_kept
 from recsys.candidates.content import ContentConfig
 from recsys.candidates.popular import PopularConfig
 from recsys.candidates.sources import SOURCES, SourceConfig
-from recsys.candidates.training import HeadStart, Trainable, fit_generator
+from recsys.candidates.trainable import HeadStart, Trainable, fit_generator
 from recsys.candidates.transitions import TransitionsConfig
 from recsys.candidates.weights import FIT_CELLS, FIT_ITEMS, PRIOR, Heldout, Weights, standardised
 from recsys.data.split import Questions, split_log

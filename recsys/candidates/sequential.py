@@ -17,7 +17,8 @@ from pydantic import Field
 
 from recsys.candidates.base import Floats, Ints, Source, block_rows, place_in_group, product
 from recsys.candidates.content import item_vectors
-from recsys.candidates.training import Batch, HeadStart, Trained, TrainedConfig, fingerprint, train, workplace
+from recsys.candidates.trainable import HeadStart
+from recsys.candidates.training import Batch, Trained, TrainedConfig, fingerprint, train, workplace
 from recsys.candidates.transitions import count_pairs
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.errors import SpecError

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,13 +21,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from recsys.candidates.base import Config
 from recsys.candidates.checkpoints import read_checkpoint, write_checkpoint
+from recsys.candidates.trainable import Trainable
 from recsys.data.files import atomic_file
-from recsys.data.split import Questions
 from recsys.lm.device import Dtype, auto_dtype, pick_device
 from recsys.settings import Settings
-from recsys.tables import Catalog, InteractionLog
 
 if TYPE_CHECKING:
     import torch
@@ -46,34 +45,6 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
-class Trainable(Config):
-    """A config whose fit takes long: it has a place to work in, and goes on from what was fitted before."""
-
-    def fit(self, log: InteractionLog, catalog: Catalog, *, seed: int) -> Any:
-        """`train`, working where the environment says."""
-        return self.train(log, catalog, seed=seed)
-
-    def train(
-        self,
-        log: InteractionLog,
-        catalog: Catalog,
-        *,
-        seed: int,
-        settings: Settings | None = None,
-        start: "HeadStart | None" = None,
-    ) -> Any:
-        """Fit on `log`. `settings`: device, threads and where to keep checkpoints; by default from the environment."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class HeadStart:
-    """A generator of the same config, fitted on a part of the log, and questions from the rest, new to it."""
-
-    generator: Any
-    questions: Questions
-
-
 class TrainedConfig(Trainable):
     """rate: learning rate of AdamW, reached after `warmup` steps and then constant; patience: epochs without a better
     held-out NDCG@10 before it stops (after `epochs` at the latest); finish: epochs on the whole log that follow from
@@ -88,21 +59,6 @@ class TrainedConfig(Trainable):
     finish: int = Field(default=4, ge=0)
 
 
-def fit_generator(
-    config: Any,
-    log: InteractionLog,
-    catalog: Catalog,
-    *,
-    seed: int,
-    settings: Settings | None = None,
-    start: HeadStart | None = None,
-) -> Any:
-    """Fit any generator, passing on what only those that take long can use."""
-    if isinstance(config, Trainable):
-        return config.train(log, catalog, seed=seed, settings=settings, start=start)
-    return config.fit(log, catalog, seed=seed)
-
-
 @dataclass(frozen=True)
 class Trained:
     """What a training came to: the held-out quality of each epoch and the epoch (from 1) whose weights were kept."""
@@ -115,7 +71,7 @@ class Trained:
         return {"epochs": len(self.qualities), "best_epoch": self.best, "heldout_ndcg@10": list(self.qualities)}
 
 
-def fingerprint(config: Config, seed: int, *arrays: npt.NDArray[Any]) -> str:
+def fingerprint(config: Trainable, seed: int, *arrays: npt.NDArray[Any]) -> str:
     """Names a training by all that it depends on."""
     digest = hashlib.sha256(f"{config.model_dump_json()} {seed}".encode())
     for array in arrays:
@@ -180,7 +136,8 @@ def train(
             )
             if last.exists():
                 log.info("%s: going on from %s", title, last)
-            trainer.fit(module, ckpt_path=str(last) if last.exists() else None)
+            with _interruptible(title):
+                trainer.fit(module, ckpt_path=str(last) if last.exists() else None)
         with atomic_file(done) as path:
             path.write_text(json.dumps(module.qualities.tolist()))
     learned = read_checkpoint(best)["state_dict"]
@@ -280,6 +237,18 @@ def workplace(settings: Settings, key: str) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
     shutil.rmtree(folder)
+
+
+@contextmanager
+def _interruptible(title: str) -> Iterator[None]:
+    """Ctrl+C stays what it is elsewhere: Lightning makes an exit of it and leaves the signal switched off."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        signal.signal(signal.SIGINT, handler)
+        log.warning("%s: interrupted; the same command goes on from the last good pass", title)
+        raise KeyboardInterrupt from stop
 
 
 @contextmanager
