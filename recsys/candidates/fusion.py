@@ -311,7 +311,7 @@ class Fusion(Scorer):
 def _own_scores(name: str, source: Source, scores: Floats) -> pl.Series:
     """A source's own scores as a column; null where it has no evidence."""
     told = np.where(scores > source.floor, scores.astype(np.float64), np.nan)
-    return pl.Series(f"score_{name}", told).fill_nan(None)
+    return pl.Series(f"score_{name}", told, nan_to_null=True)
 
 
 def _sum(parts: Sequence[Floats]) -> Floats:
