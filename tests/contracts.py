@@ -10,12 +10,14 @@ Fixtures that the suites take (`world`, `world_split`) stand in conftest.py.
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 from checks import (
     MODELS,
+    TOLERANCE,
     HashLM,
     assert_no_pickle,
     assert_same_candidates,
@@ -113,6 +115,43 @@ class GeneratorContract:
         query = with_history(queries, two_texts["item_id"].tail(1).to_list())
         head = generator.generate(query, len(catalog)).frame.filter(pl.col("rank") <= 10)
         assert_same_candidates(generator.generate(query, 10), Candidates(head))
+
+    def test_its_proposals_hold_the_best_of_the_whole_catalog(self, generator: Any, queries: Queries) -> None:
+        """Unseen items that reach the n-th best score, and no item twice; `generate` may order equals otherwise."""
+        histories, at = generator.vocab.histories(queries), queries.frame["at"].to_numpy()
+        rows, codes = generator.propose(histories, at, self.n)
+        scores = generator.scores(histories, at)
+        scores[histories.rows(), histories.items] = -np.inf
+        scores[scores <= generator.floor] = -np.inf
+        best = -np.sort(-scores, axis=1)[:, : self.n]
+        found = np.split(scores[rows, codes], np.searchsorted(rows, np.arange(1, len(queries))))
+        assert len(np.unique(rows * scores.shape[1] + codes)) == len(rows)
+        for one, expected in zip(found, best, strict=True):
+            np.testing.assert_allclose(-np.sort(-one), expected[np.isfinite(expected)], atol=TOLERANCE)
+
+    def test_proposals_for_a_batch_equal_those_for_singles(self, generator: Any, queries: Queries) -> None:
+        histories, at = generator.vocab.histories(queries), queries.frame["at"].to_numpy()
+        rows, codes = generator.propose(histories, at, self.n)
+        for row in range(len(queries)):
+            _, alone = generator.propose(histories.slice(row, row + 1), at[row : row + 1], self.n)
+            assert set(alone) == set(codes[rows == row])
+
+    def test_scores_at_some_items_are_those_of_the_whole_catalog(self, generator: Any, queries: Queries) -> None:
+        histories, at = generator.vocab.histories(queries), queries.frame["at"].to_numpy()
+        scores = generator.scores(histories, at)
+        some = np.random.default_rng(0).integers(0, scores.shape[1], (len(queries), 7))
+        own = np.take_along_axis(scores, some, axis=1)
+        np.testing.assert_allclose(generator.scores_at(histories, at, some), own, atol=TOLERANCE, rtol=TOLERANCE)
+        np.testing.assert_allclose(
+            generator.scores_at(histories, at, some[0]), scores[:, some[0]], atol=TOLERANCE, rtol=TOLERANCE
+        )
+
+    def test_moments_are_those_of_the_whole_catalog(self, generator: Any, queries: Queries) -> None:
+        histories, at = generator.vocab.histories(queries), queries.frame["at"].to_numpy()
+        scores = generator.scores(histories, at).astype(np.float64)
+        mean, deviation = generator.moments(histories, at)
+        np.testing.assert_allclose(mean, scores.mean(axis=1), atol=1e-4)
+        np.testing.assert_allclose(deviation, scores.std(axis=1), rtol=1e-3, atol=1e-4)
 
     def test_seen_items_are_left_out(self, generator: Any, queries: Queries, catalog: Catalog) -> None:
         everything = generator.generate(queries, len(catalog)).frame

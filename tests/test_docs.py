@@ -9,13 +9,35 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from recsys.candidates import AlsConfig, ContentConfig, FusionConfig, PopularConfig, SequentialConfig, TransitionsConfig
+from recsys.candidates import (
+    AlsConfig,
+    BprConfig,
+    ContentConfig,
+    EaseConfig,
+    FusionConfig,
+    ItemKnnConfig,
+    PopularConfig,
+    SequentialConfig,
+    TransitionsConfig,
+    TwoTowerConfig,
+)
 from recsys.rerank import IdentityConfig, PackedConfig
 from recsys.spec import Spec
 
 README = (Path(__file__).parents[1] / "pipelines" / "README.md").read_text(encoding="utf-8")
 SEVERAL = {
-    "generator": (FusionConfig, TransitionsConfig, PopularConfig, AlsConfig, ContentConfig, SequentialConfig),
+    "generator": (
+        FusionConfig,
+        TransitionsConfig,
+        PopularConfig,
+        AlsConfig,
+        BprConfig,
+        EaseConfig,
+        ItemKnnConfig,
+        ContentConfig,
+        SequentialConfig,
+        TwoTowerConfig,
+    ),
     "reranker": (IdentityConfig, PackedConfig),
 }
 SECTIONS = [name for name, field in Spec.model_fields.items() if field.default_factory is not None]

@@ -34,7 +34,7 @@ DOORS = {
     "fastapi": ("recsys/serve/",),
     "uvicorn": ("recsys/serve/",),
     "faiss": ("recsys/candidates/index.py",),
-    "implicit": ("recsys/candidates/als.py",),
+    "implicit": ("recsys/candidates/als.py", "recsys/candidates/bpr.py"),
 }
 # Each takes from a tenth of a second to five: `recsys --help` must not load them.
 HEAVY = {

@@ -8,12 +8,16 @@ from pydantic import Field
 
 from recsys.candidates.als import Als, AlsConfig
 from recsys.candidates.base import Source
+from recsys.candidates.bpr import Bpr, BprConfig
 from recsys.candidates.content import Content, ContentConfig
+from recsys.candidates.ease import Ease, EaseConfig
 from recsys.candidates.fusion import Fusion, FusionConfig
+from recsys.candidates.itemknn import ItemKnn, ItemKnnConfig
 from recsys.candidates.popular import Popular, PopularConfig
 from recsys.candidates.sequential import Sequential, SequentialConfig
 from recsys.candidates.sources import SOURCES, SourceConfig
 from recsys.candidates.transitions import Transitions, TransitionsConfig
+from recsys.candidates.twotower import TwoTower, TwoTowerConfig
 
 __all__ = [
     "GENERATORS",
@@ -21,16 +25,24 @@ __all__ = [
     "AlsConfig",
     "AnyGenerator",
     "AnyGeneratorConfig",
+    "Bpr",
+    "BprConfig",
     "Content",
     "ContentConfig",
+    "Ease",
+    "EaseConfig",
     "Fusion",
     "FusionConfig",
+    "ItemKnn",
+    "ItemKnnConfig",
     "Popular",
     "PopularConfig",
     "Sequential",
     "SequentialConfig",
     "Transitions",
     "TransitionsConfig",
+    "TwoTower",
+    "TwoTowerConfig",
     "load_generator",
 ]
 

@@ -4,16 +4,33 @@ Users are folded in from their query's history, so unseen users and fresh events
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from pydantic import Field
 
-from recsys.candidates.base import Config, Floats, Ints, Source, Variants, decayed, product
+from recsys.candidates.base import (
+    Codes,
+    Config,
+    Floats,
+    Ints,
+    Source,
+    Spread,
+    Variants,
+    candidate_frame,
+    decayed,
+    product,
+    product_at,
+)
+from recsys.candidates.mips import LongestFirst
 from recsys.data.vocab import Histories, Vocab
 from recsys.settings import default_threads
-from recsys.tables import Catalog, InteractionLog, query_histories
+from recsys.tables import Catalog, InteractionLog, Queries, query_histories
+
+# Items beyond which a query's best are found without scoring the whole catalog, which then takes milliseconds.
+LARGE = 20_000
 
 
 class AlsConfig(Config):
@@ -90,6 +107,8 @@ class Als(Source):
         super().__init__(vocab, exclude_seen)
         self.item_factors = np.ascontiguousarray(item_factors, dtype=np.float32)
         self.regularization, self.alpha, self.decay, self.length = regularization, alpha, decay, length
+        self._spread = Spread.of(self.item_factors)
+        self._longest_first = LongestFirst.of(self.item_factors)
         # An unfitted model around the learned factors: its compiled fold-in needs nothing else.
         self._model = _model(self.item_factors.shape[1], regularization, alpha, iterations=1, seed=0)
         self._model.item_factors = self.item_factors
@@ -103,6 +122,28 @@ class Als(Source):
     def scores(self, histories: Histories, at: Ints) -> Floats:
         return product(self.users(histories), self.item_factors)
 
+    def propose(self, histories: Histories, at: Ints, n: int) -> tuple[Codes, Codes]:
+        """Exactly the best, in a large catalog too."""
+        if len(self.vocab) <= LARGE:
+            return super().propose(histories, at, n)
+        return self._longest_first.best(self.users(histories), n, seen=histories if self.exclude_seen else None)
+
+    def _generate(self, queries: Queries, n: int) -> pl.DataFrame:
+        if len(self.vocab) <= LARGE:
+            return super()._generate(queries, n)
+        histories = self.vocab.histories(queries)
+        rows, codes = self.propose(histories, queries.frame["at"].to_numpy(), n)
+        values = np.einsum("pd,pd->p", self.users(histories)[rows], self.item_factors[codes])
+        order = np.lexsort((codes, -values, rows))
+        frame = candidate_frame(queries, self.vocab, rows[order], codes[order], values[order])
+        return frame.with_columns(source=pl.lit(self.name))
+
+    def scores_at(self, histories: Histories, at: Ints, codes: Codes) -> Floats:
+        return product_at(self.users(histories), self.item_factors, codes)
+
+    def moments(self, histories: Histories, at: Ints) -> tuple[Floats, Floats]:
+        return self._spread.moments(self.users(histories))
+
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
         return {"item_factors": self.item_factors}
 
@@ -115,6 +156,6 @@ class Als(Source):
         }
 
     @classmethod
-    def restore(cls, vocab: Vocab, arrays: Mapping[str, npt.NDArray[Any]], options: Mapping[str, Any]) -> "Als":
+    def restore(cls, vocab: Vocab, arrays: Mapping[str, npt.NDArray[Any]], options: Mapping[str, Any]) -> Self:
         numbers = (options["regularization"], options["alpha"], options["decay"], options["length"])
         return cls(vocab, options["exclude_seen"], arrays["item_factors"], *numbers)

@@ -66,9 +66,8 @@ class Scorer(ABC):
 
         Here by scoring the whole catalog; a source overrides it where it can do with less.
         """
-        scores = self.scores(histories, at)
-        scores[scores <= self.floor] = -np.inf
-        return top_n(scores, n, seen=histories if self.exclude_seen else None)
+        seen = histories if self.exclude_seen else None
+        return top_n(self.scores(histories, at), n, seen=seen, above=self.floor)
 
     def scores_at(self, histories: Histories, at: Ints, codes: Codes) -> Floats:
         """(queries, m) of `scores`, up to rounding: of the items `codes`, (m,) for all queries or (queries, m)."""
@@ -88,8 +87,7 @@ class Scorer(ABC):
     def _generate(self, queries: Queries, n: int) -> pl.DataFrame:
         histories = self.vocab.histories(queries)
         scores = self.scores(histories, queries.frame["at"].to_numpy())
-        scores[scores <= self.floor] = -np.inf
-        rows, codes = top_n(scores, n, seen=histories if self.exclude_seen else None)
+        rows, codes = top_n(scores, n, seen=histories if self.exclude_seen else None, above=self.floor)
         return candidate_frame(queries, self.vocab, rows, codes, scores[rows, codes]).with_columns(
             source=pl.lit(self.name)
         )
@@ -122,6 +120,11 @@ class Source(Scorer):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote. Errors: `BundleError` for a missing file or another kind of source."""
+        return cls.restore(*cls.stored(path))
+
+    @classmethod
+    def stored(cls, path: Path) -> tuple[Vocab, Mapping[str, npt.NDArray[Any]], Mapping[str, Any]]:
+        """What `restore` takes, read from the folder `path`; errors as for `load`."""
         try:
             options = json.loads((path / "options.json").read_text())
             vocab = Vocab(pl.read_parquet(path / "items.parquet")["item_id"])
@@ -131,7 +134,7 @@ class Source(Scorer):
             raise BundleError(f"{path}: this is no readable candidate source ({error})") from error
         if options["kind"] != cls.kind:
             raise BundleError(f"{path}: holds a '{options['kind']}' source, not '{cls.kind}'")
-        return cls.restore(vocab, arrays, options)
+        return vocab, arrays, options
 
 
 def block_rows(n_items: int) -> int:
@@ -139,11 +142,19 @@ def block_rows(n_items: int) -> int:
     return max(1, min(1024, BLOCK_SCORES // max(n_items, 1)))
 
 
-def top_n(scores: Floats, n: int, *, seen: Histories | None = None, codes: Codes | None = None) -> tuple[Codes, Codes]:
+def top_n(
+    scores: Floats,
+    n: int,
+    *,
+    seen: Histories | None = None,
+    codes: Codes | None = None,
+    above: float = -np.inf,
+) -> tuple[Codes, Codes]:
     """Rows and codes of the `n` best scores of each row, best first; ties go to the lower code.
 
     scores : (rows, columns) finite, or -inf for what must not be chosen; the seen items are overwritten with that
-    codes  : (rows, columns) the item of each cell, where a column is not an item's code itself
+    above  : only greater scores are chosen
+    codes  : (columns,) or (rows, columns) the items' codes, where a column is not a code itself
     """
     if seen is not None:
         scores[seen.rows(), seen.items] = -np.inf
@@ -151,10 +162,11 @@ def top_n(scores: Floats, n: int, *, seen: Histories | None = None, codes: Codes
     n = min(n, columns)
     if n < 1 or not len(scores):
         return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
-    chosen = np.flatnonzero(scores >= _bound(scores, n)[:, None])
+    least = np.maximum(nth_best(scores, n), np.nextafter(np.float32(above), np.float32(np.inf)))
+    chosen = np.flatnonzero(scores >= least[:, None])
     rows, items = np.divmod(chosen, columns)
     if codes is not None:
-        items = codes.ravel()[chosen]
+        items = codes[items] if codes.ndim == 1 else codes.ravel()[chosen]
     # One sortable number a cell: the score's bits, turned so that the best comes first, then the code.
     bits = (scores.ravel()[chosen] + np.float32(0)).view(np.uint32)
     turned = np.where(bits >> 31, bits, ~bits & np.uint32(0x7FFFFFFF))
@@ -168,8 +180,8 @@ def top_n(scores: Floats, n: int, *, seen: Histories | None = None, codes: Codes
     return np.repeat(np.arange(len(scores)), kept), (best & np.uint64(0xFFFFFFFF)).astype(np.intp)
 
 
-def _bound(scores: Floats, n: int) -> Floats:
-    """(rows,) finite numbers that at least the `n` best finite scores of a row reach, and not many more.
+def nth_best(scores: Floats, n: int) -> Floats:
+    """(rows,) numbers that at least the `n` best scores of a row reach, and not many more.
 
     The n-th best of the maxima of groups of columns: each of n groups then has a member that reaches it. Several
     times faster than to partition whole rows.
@@ -180,7 +192,7 @@ def _bound(scores: Floats, n: int) -> Floats:
         groups = columns // size
         scores = scores[:, : groups * size].reshape(len(scores), size, groups).max(axis=1)
     worst = scores.shape[1] - n
-    return np.maximum(np.partition(scores, worst, axis=1)[:, worst], np.finfo(np.float32).min)
+    return np.asarray(np.partition(scores, worst, axis=1)[:, worst])
 
 
 def product(users: Floats, items: Floats) -> Floats:
@@ -219,6 +231,12 @@ class Spread:
         return users @ self.mean, np.sqrt(np.maximum(variance, 0))
 
 
+def unseen(histories: Histories, rows: Codes, codes: Codes, n_items: int) -> npt.NDArray[np.bool_]:
+    """Which of the pairs of a query's row and an item's code are not in the query's history."""
+    met = histories.rows().astype(np.int64) * n_items + histories.items
+    return ~np.isin(rows * n_items + codes, met)
+
+
 def place_in_group(sorted_groups: npt.NDArray[np.integer]) -> Ints:
     """0, 1, 2, ... within each run of equal values."""
     if not len(sorted_groups):
@@ -255,7 +273,7 @@ def decayed(histories: Histories, n_items: int, *, decay: float, length: int) ->
     lags = histories.lags()
     keep = lags < length
     weights = (1.0 + lags[keep]) ** np.float32(-decay)
-    return sp.csr_matrix(
-        (weights.astype(np.float32), (histories.rows()[keep], histories.items[keep])),
-        shape=(len(histories), n_items),
-    )
+    indptr = np.concatenate([[0], np.cumsum(keep)])[histories.indptr]
+    matrix = sp.csr_matrix((weights.astype(np.float32), histories.items[keep], indptr), shape=(len(histories), n_items))
+    matrix.sum_duplicates()
+    return matrix

@@ -6,18 +6,26 @@ A plain first-order Markov chain (Rendle et al., FPMC, WWW 2010) widened to a wi
 than much heavier order-blind models.
 """
 
+import copy
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from recsys.candidates.base import Config, Floats, Ints, Source, Variants, decayed
+from recsys.candidates.base import Codes, Config, Floats, Ints, Source, Variants, decayed, place_in_group, top_n
 from recsys.data.vocab import Histories, Vocab
 from recsys.tables import Catalog, InteractionLog, query_histories
 
 SMALLEST = 1e-3
+# Pairs of events that are counted at once: some 300 MB while they are.
+PAIRS_AT_ONCE = 10_000_000
+# Pairs of items that are kept, 800 MB; every pair of up to 10,000 items.
+MAX_PAIRS = 100_000_000
+# Pairs of items that are kept as a plain array, 100 MB, up to 5,000 items.
+DENSE_CELLS = 25_000_000
 
 
 class TransitionsConfig(Config):
@@ -40,28 +48,64 @@ class TransitionsConfig(Config):
             for decay in (0.7, 1.0)
             for damping in (0.0, 0.3, 0.5)
         ]
-        return [(config, Transitions(counted.vocab, config, counted.pairs, counted.popularity)) for config in tries]
+        return [(config, counted.with_config(config)) for config in tries]
 
     def fit(self, log: InteractionLog, catalog: Catalog, *, seed: int) -> "Transitions":
         vocab = Vocab.of_items(catalog)
         histories = vocab.histories(query_histories(log))
         popularity = np.bincount(histories.items, minlength=len(vocab)).astype(np.float32)
-        return Transitions(vocab, self, _count_pairs(histories, len(vocab), self.window), popularity)
+        return Transitions(vocab, self, count_pairs(histories, len(vocab), self.window), popularity)
 
 
-def _count_pairs(histories: Histories, n_items: int, window: int) -> Any:
+def count_pairs(
+    histories: Histories, n_items: int, window: int, *, at_once: int = PAIRS_AT_ONCE, most: int = MAX_PAIRS
+) -> Any:
+    """(items, items) CSR: the sum of 1 / distance over all pairs of events at most `window` apart in one history.
+
+    Counted for some source items at a time, about `at_once` pairs of events, so that memory is bounded. Where the
+    catalog has more than `most` pairs of items, each source keeps its `most` / items heaviest targets.
+    """
     import scipy.sparse as sp
 
-    rows, items = histories.rows(), histories.items
-    total = sp.csr_array((n_items, n_items), dtype=np.float32)
-    for distance in range(1, window + 1):
-        same_user = rows[distance:] == rows[:-distance]
-        if not same_user.any():
-            break
-        first, second = items[:-distance][same_user], items[distance:][same_user]
-        weight = np.full(len(first), 1.0 / distance, dtype=np.float32)
-        total = total + sp.coo_array((weight, (first, second)), shape=(n_items, n_items)).tocsr()
-    return total
+    items = histories.items
+    by_item = np.argsort(items, kind="stable")
+    # How many later events of the same history lie within the window of each event.
+    ahead = np.minimum(histories.lags(), window)
+    events = np.searchsorted(items[by_item], np.arange(n_items + 1))
+    pairs = np.cumsum(np.bincount(items, weights=ahead, minlength=n_items))
+    cuts = np.searchsorted(pairs, np.arange(at_once, ahead.sum(), at_once))
+    blocks = []
+    for first, last in pairwise(np.unique(np.r_[0, cuts, n_items])):
+        source = by_item[events[first] : events[last]]
+        block = sp.csr_array((last - first, n_items), dtype=np.float32)
+        for distance in range(1, window + 1):
+            source = source[ahead[source] >= distance]
+            if not len(source):
+                break
+            weight = np.full(len(source), 1.0 / distance, dtype=np.float32)
+            place = (items[source] - first, items[source + distance])
+            block = block + sp.coo_array((weight, place), shape=block.shape).tocsr()
+        blocks.append(_heaviest(block, max(most // n_items, 1)))
+    return sp.vstack(blocks, format="csr") if blocks else sp.csr_array((n_items, n_items), dtype=np.float32)
+
+
+def _heaviest(block: Any, most: int) -> Any:
+    """A CSR block with at most its `most` greatest values in each row; of equals, the lower columns."""
+    import scipy.sparse as sp
+
+    sizes = np.diff(block.indptr)
+    if sizes.max(initial=0) <= most:
+        return block
+    rows = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)
+    # Positive floats sort as their bits do.
+    order = np.argsort((rows << np.uint64(32)) | ~block.data.view(np.uint32), kind="stable")
+    kept = np.sort(order[place_in_group(rows) < most])
+    indptr = np.r_[0, np.cumsum(np.minimum(sizes, most))]
+    return sp.csr_array((block.data[kept], block.indices[kept], indptr), shape=block.shape)
+
+
+def _logs(shares: Floats) -> Floats:
+    return np.asarray(np.log(np.float32(SMALLEST) + shares), dtype=np.float32)
 
 
 class Transitions(Source):
@@ -71,26 +115,72 @@ class Transitions(Source):
     floor: ClassVar[float] = float(np.log(np.float32(SMALLEST)))
 
     def __init__(self, vocab: Vocab, config: TransitionsConfig, pairs: Any, popularity: Floats) -> None:
-        import scipy.sparse as sp
-
         super().__init__(vocab, config.exclude_seen)
-        self.config, self.pairs, self.popularity = config, pairs, popularity
-        self._matrix = (
-            (
-                sp.diags_array((popularity + 1) ** -config.source_damping)
-                @ pairs
-                @ sp.diags_array((popularity + 5) ** -config.target_damping)
-            )
-            .tocsr()
-            .astype(np.float32)
-        )
+        self.pairs, self.popularity = pairs, popularity
+        # In small catalogs the pairs are dense enough that plain rows add up faster than sparse ones.
+        self._table = pairs.toarray() if len(vocab) ** 2 <= DENSE_CELLS else pairs
+        self._configure(config)
+
+    def _configure(self, config: TransitionsConfig) -> None:
+        self.config = config
+        self._source = (self.popularity + 1) ** np.float32(-config.source_damping)
+        self._target = (self.popularity + 5) ** np.float32(-config.target_damping)
+
+    def with_config(self, config: TransitionsConfig) -> "Transitions":
+        """The same counts of pairs, under another damping and decay."""
+        other = copy.copy(self)
+        other._configure(config)
+        return other
+
+    def _shares(self, histories: Histories) -> Any:
+        """(queries, items) s / max s, which `_logs` makes scores of: CSR, or an array in small catalogs."""
+        weights = decayed(histories, len(self.vocab), decay=self.config.decay, length=self.config.length)
+        weights.data *= self._source[weights.indices]
+        sums = weights @ self._table
+        if isinstance(sums, np.ndarray):
+            sums *= self._target
+            best = sums.max(axis=1, keepdims=True, initial=0.0)
+            return sums / np.where(best > 0, best, 1)
+        sums.data *= self._target[sums.indices]
+        sizes = np.diff(sums.indptr)
+        best = np.maximum.reduceat(sums.data, sums.indptr[:-1][sizes > 0]) if sums.nnz else sums.data
+        sums.data /= np.repeat(best, sizes[sizes > 0])
+        return sums
 
     def scores(self, histories: Histories, at: Ints) -> Floats:
-        weights = decayed(histories, len(self.vocab), decay=self.config.decay, length=self.config.length)
-        sums = (weights @ self._matrix).toarray()
-        best = sums.max(axis=1, keepdims=True, initial=0.0)
-        scores: Floats = np.log(np.float32(SMALLEST) + sums / np.where(best > 0, best, 1)).astype(np.float32)
-        return scores
+        shares = self._shares(histories)
+        return _logs(shares if isinstance(shares, np.ndarray) else shares.toarray())
+
+    def propose(self, histories: Histories, at: Ints, n: int) -> tuple[Codes, Codes]:
+        """From the sums that are not zero, where they are sparse."""
+        if isinstance(self._table, np.ndarray):
+            return super().propose(histories, at, n)
+        shares = self._shares(histories)
+        sizes = np.diff(shares.indptr)
+        filled = np.arange(sizes.max(initial=0)) < sizes[:, None]
+        scores, codes = np.full(filled.shape, -np.inf, dtype=np.float32), np.zeros(filled.shape, dtype=np.intp)
+        scores[filled], codes[filled] = _logs(shares.data), shares.indices
+        if self.exclude_seen:
+            hidden = np.zeros(shares.shape, dtype=np.bool_)
+            hidden[histories.rows(), histories.items] = True
+            scores[np.take_along_axis(hidden, codes, axis=1)] = -np.inf
+        return top_n(scores, n, codes=codes, above=self.floor)
+
+    def scores_at(self, histories: Histories, at: Ints, codes: Codes) -> Floats:
+        shares = self._shares(histories)
+        dense = shares if isinstance(shares, np.ndarray) else shares.toarray()
+        return _logs(dense[:, codes] if codes.ndim == 1 else np.take_along_axis(dense, codes, axis=1))
+
+    def moments(self, histories: Histories, at: Ints) -> tuple[Floats, Floats]:
+        """In closed form where the sums are sparse: all the other items lie at the floor."""
+        if isinstance(self._table, np.ndarray):
+            return super().moments(histories, at)
+        shares = self._shares(histories)
+        shares.data = _logs(shares.data) - np.float32(self.floor)
+        mean = np.asarray(shares.sum(axis=1)).ravel() / len(self.vocab)
+        shares.data **= 2
+        square = np.asarray(shares.sum(axis=1)).ravel() / len(self.vocab)
+        return (mean + self.floor).astype(np.float32), np.sqrt(np.maximum(square - mean**2, 0)).astype(np.float32)
 
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
         return {

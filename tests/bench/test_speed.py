@@ -22,6 +22,12 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
+def cpu_timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.process_time()
+    result = call()
+    return result, time.process_time() - start
+
+
 def test_generators() -> None:
     from recsys.data.split import split_log
     from recsys.data.synthetic import make_world
@@ -37,6 +43,54 @@ def test_generators() -> None:
         rows.append({"generator": config.kind, "fit s": fitting, "queries/s": len(queries) / answering})
         assert fitting + answering < 300
     print("\n2,000 users, 1,500 items, 100,000 events, 100 candidates each")
+    print(pl.DataFrame(rows))
+
+
+def test_candidates_for_everybody_against_a_loop_over_implicit(real_data: Callable[[str], Path]) -> None:
+    """100 candidates for every user of ml-1m at once, and implicit's own `recommend` user by user.
+
+    implicit answers with codes and knows its users: the loop is timed with its stored factors, and with factors
+    computed anew from each history, which is what a source does. CPU seconds, since they do not depend on who else
+    uses the machine; all on one thread.
+    """
+    import numpy as np
+    import scipy.sparse as sp
+    from implicit.cpu.als import AlternatingLeastSquares
+    from threadpoolctl import threadpool_limits
+
+    from recsys.candidates import Fusion
+    from recsys.data.ingest import read_dataset
+    from recsys.data.split import split_log
+
+    dataset = read_dataset(real_data("ml-1m"))
+    catalog, split = with_word_vectors(dataset.catalog, 384), split_log(dataset.log, "leave-last")
+    queries = split.questions("test").queries
+    configs = (PopularConfig(), PopularConfig(half_life=3.0), TransitionsConfig(), ContentConfig(), AlsConfig())
+    sources = {source.name: source for source in (c.fit(split.known, catalog, seed=0) for c in configs)}
+    generators = {
+        **sources,
+        "fusion": Fusion(FusionConfig(), sources, np.full(len(sources), 0.5), {}, np.zeros(0, dtype=np.intp)),
+    }
+    histories = sources["als"].vocab.histories(queries)
+    shape = (len(histories), len(catalog))
+    events = sp.csr_matrix((np.ones(len(histories.items), np.float32), histories.items, histories.indptr), shape=shape)
+    with threadpool_limits(1):
+        model = AlternatingLeastSquares(factors=64, alpha=5.0, iterations=1, num_threads=1)
+        model.fit(events, show_progress=False)
+        loop = {}
+        for name, anew in (("stored factors", False), ("factors anew", True)):
+            _, took = cpu_timed(
+                lambda anew=anew: [  # type: ignore[misc]
+                    model.recommend(user, events[user], N=100, recalculate_user=anew) for user in range(300)
+                ]
+            )
+            loop[name] = took / 300
+        rows = []
+        for name, generator in generators.items():
+            _, took = cpu_timed(lambda generator=generator: generator.generate(queries, 100))  # type: ignore[misc]
+            each = took / len(queries)
+            rows.append({"generator": name, "us a user": each * 1e6, **{f"x {k}": v / each for k, v in loop.items()}})
+    print("\nimplicit's loop, us a user:", {name: round(took * 1e6) for name, took in loop.items()})
     print(pl.DataFrame(rows))
 
 
