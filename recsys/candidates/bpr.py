@@ -1,9 +1,9 @@
 """Matrix factorisation that learns to rank pairs: Bayesian personalised ranking (Rendle et al., UAI 2009).
 
 Users are aggregated from their query's history, so unseen users and fresh events need no refit: scale * the weighted
-mean of the history's item factors, the scale that by least squares brings such means nearest to the learned users. On tune this clearly beat
-the learned users themselves (ml-100k, ml-1m, MovieTweetings; 64 factors), and over most settings also a ridge fold-in
-and a matrix learned between the two (ml-100k, MovieTweetings).
+mean of the history's item factors, the scale that by least squares brings such means nearest to the learned users. On
+tune this clearly beat the learned users themselves (ml-100k, ml-1m, MovieTweetings; 64 factors), and over most settings
+also a ridge fold-in and a matrix learned between the two (ml-100k, MovieTweetings).
 """
 
 from collections.abc import Mapping
