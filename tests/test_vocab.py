@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.vocab import Vocab
+from recsys.data.vocab import Histories, Vocab
 from recsys.tables import Catalog, Queries
 
 ints = st.integers(-(2**63), 2**63 - 1)
@@ -109,3 +109,17 @@ def test_no_history_at_all_is_an_empty_matrix(dtype: type[pl.DataType]) -> None:
     h = vocab([], dtype).histories(queries([], [], dtype=dtype))
     assert h.indptr.tolist() == [0, 0, 0]
     assert len(h.items) == len(h.rows()) == len(h.lags()) == 0
+
+
+def test_what_is_made_of_histories_is_made_once_for_each_reader_and_anew_for_others() -> None:
+    histories = vocab([1, 2, 3], pl.Int64).histories(queries([1, 2], [3]))
+    asked: list[int] = []
+
+    def read(them: Histories) -> int:
+        asked.append(len(them))
+        return len(them)
+
+    assert [histories.derive("one", read) for _ in range(3)] == [2, 2, 2]
+    assert histories.derive("other", read) == 2
+    assert histories.slice(0, 1).derive("one", read) == 1
+    assert asked == [2, 2, 1]

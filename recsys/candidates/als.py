@@ -42,7 +42,7 @@ class AlsConfig(Config):
     regularization: float = Field(default=0.05, ge=0)
     alpha: float = Field(default=5.0, gt=0)
     iterations: int = Field(default=15, ge=1)
-    decay: float = Field(default=0.5, ge=0)
+    decay: float = Field(default=1.0, ge=0)
     length: int = Field(default=500, ge=1)
     weighted: bool = False
     exclude_seen: bool = True
@@ -115,6 +115,10 @@ class Als(Source):
 
     def users(self, histories: Histories) -> Floats:
         """(queries, factors): the exact least-squares factors of each history; zero for an empty one."""
+        found: Floats = histories.derive(self, self._users)
+        return found
+
+    def _users(self, histories: Histories) -> Floats:
         weights = decayed(histories, len(self.vocab), decay=self.decay, length=self.length)
         users = self._model.recalculate_user(np.arange(len(histories)), weights)
         return np.where(np.diff(histories.indptr)[:, None] > 0, users, 0).astype(np.float32)

@@ -134,6 +134,9 @@ class Transitions(Source):
 
     def _shares(self, histories: Histories) -> Any:
         """(queries, items) s / max s, which `_logs` makes scores of: CSR, or an array in small catalogs."""
+        return histories.derive(self, self._read)
+
+    def _read(self, histories: Histories) -> Any:
         weights = decayed(histories, len(self.vocab), decay=self.config.decay, length=self.config.length)
         weights.data *= self._source[weights.indices]
         sums = weights @ self._table
@@ -176,10 +179,10 @@ class Transitions(Source):
         if isinstance(self._table, np.ndarray):
             return super().moments(histories, at)
         shares = self._shares(histories)
-        shares.data = _logs(shares.data) - np.float32(self.floor)
-        mean = np.asarray(shares.sum(axis=1)).ravel() / len(self.vocab)
-        shares.data **= 2
-        square = np.asarray(shares.sum(axis=1)).ravel() / len(self.vocab)
+        above = _logs(shares.data).astype(np.float64) - self.floor
+        rows = np.repeat(np.arange(len(histories)), np.diff(shares.indptr))
+        mean = np.bincount(rows, above, minlength=len(histories)) / len(self.vocab)
+        square = np.bincount(rows, above**2, minlength=len(histories)) / len(self.vocab)
         return (mean + self.floor).astype(np.float32), np.sqrt(np.maximum(square - mean**2, 0)).astype(np.float32)
 
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:

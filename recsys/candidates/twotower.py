@@ -104,7 +104,7 @@ class TwoTowerConfig(TrainedConfig):
         with workplace(settings, key) as folder:
             if quality is not None:
                 trained = run(explored, learned, quality, folder / "explore")
-                report = trained.report() if trained else {}
+                report = trained_report(trained) if trained else {}
             network = deepcopy(explored)
             if self.finish:
                 run(network, histories, None, folder / "finish")
@@ -146,21 +146,28 @@ class Asked:
 
 
 def hold_out_items(histories: Histories, config: TwoTowerConfig, seed: int) -> tuple[Histories, Asked]:
-    """The histories without some items, drawn by seed among those with events; and what was asked about these items."""
+    """The histories without some items, drawn by seed among those with events; and each user's last event of these."""
     rng = np.random.default_rng(seed)
     met = np.unique(histories.items)
     held = rng.choice(met, round(config.heldout * len(met)), replace=False)
     out = np.flatnonzero(np.isin(histories.items, held))
     learned = histories.without(out)
-    some = np.sort(rng.choice(out, min(ASKED, len(out)), replace=False))
+    rows = histories.rows()
+    last = out[np.diff(rows[out], append=-1) != 0]
+    some = np.sort(rng.choice(last, min(ASKED, len(last)), replace=False))
     # How many of the events before each are left.
     ends = some - np.searchsorted(out, some)
-    begins = learned.indptr[histories.rows()[some]]
+    begins = learned.indptr[rows[some]]
     sizes = np.minimum(ends - begins, config.length)
     indptr = np.concatenate([[0], np.cumsum(sizes)])
     place = np.arange(indptr[-1]) + np.repeat(ends - indptr[1:], sizes)
     before = Histories(indptr, learned.items[place], learned.weights[place], learned.times[place])
     return learned, Asked(before, histories.items[some].astype(np.intp))
+
+
+def trained_report(trained: Trained) -> dict[str, Any]:
+    """What the training came to, under the name of its own measure."""
+    return {"epochs": len(trained.qualities), "best_epoch": trained.best, "heldout_ndcg": list(trained.qualities)}
 
 
 class Events:

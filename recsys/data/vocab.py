@@ -1,6 +1,8 @@
 """Ids to dense codes and back."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +24,16 @@ class Histories:
     items: Codes
     weights: npt.NDArray[np.float32]
     times: npt.NDArray[np.int64]
+    _derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.indptr) - 1
+
+    def derive(self, reader: object, read: Callable[["Histories"], Any]) -> Any:
+        """What `read` makes of these histories for `reader`: worked out once, and kept as long as they are."""
+        if reader not in self._derived:
+            self._derived[reader] = read(self)
+        return self._derived[reader]
 
     def rows(self) -> Codes:
         """The query of each event."""
