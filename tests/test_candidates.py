@@ -97,11 +97,11 @@ def test_als_puts_the_items_of_ones_own_group_first():
 
 
 def test_content_finds_near_texts_of_items_that_nobody_met():
-    vectors = np.array([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]], dtype=np.float32)
+    vectors = np.array([[1, 0], [0.8, 0.6], [-0.8, -0.6], [-1, 0]], dtype=np.float32)  # their mean is zero
     content = ContentConfig().fit(log_of((1, 0, 0)), catalog_of(4, vectors), seed=0)
     found = content.generate(ask([0]), 3).frame
     assert found["item_id"].to_list() == [1, 2, 3]
-    assert found["score"].to_list() == pytest.approx([0.8, 0.0, -1.0], abs=1e-6)
+    assert found["score"].to_list() == pytest.approx([0.8, -0.8, -1.0], abs=1e-6)
 
 
 def test_content_without_vectors_says_what_to_set():

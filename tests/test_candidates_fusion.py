@@ -113,7 +113,25 @@ def test_where_there_are_fewer_cold_items_than_places_warm_ones_move_up() -> Non
     assert found["rank"].to_list() == [1, 2, 3, 4, 5, 6]
     assert found["score"].to_list() == [9.0, 8.5, 8.0, 7.0, 6.0, 5.0]
     assert with_places_kept(listed("a", 10), listed("Z", 0), 3, 0.5, 1)["item_id"].to_list() == ["a", "Z"]
+    many = with_places_kept(listed("ab", 10), listed("VWXYZ", 0), 6, 0.5, 1)
+    assert many["item_id"].to_list() == list("aVbWXY")
+    assert many["score"].n_unique() == 6
+    assert many["score"].to_list() == sorted(many["score"], reverse=True)
     assert with_places_kept(listed("", 10), listed("Z", 0), 3, 0.5, 1)["item_id"].to_list() == ["Z"]
+
+
+@pytest.mark.parametrize("n", [5, 30, 1000])
+@pytest.mark.parametrize("events", [0, 40])
+def test_the_rest_of_the_list_is_cold_where_the_warm_items_end(
+    world_split: Any, catalog: Catalog, questions: Questions, n: int, events: int
+) -> None:
+    config = CONFIG.model_copy(update={"cold_share": 0.1, "exclude_seen": False})
+    fusion = config.fit(InteractionLog(world_split.known.frame.head(events)), catalog, seed=0)
+    asked = Queries(questions.queries.frame.head(5))
+    found = fusion.generate(asked, n)
+    assert_well_formed(found, asked, n)
+    assert len(found) == 5 * min(n, len(catalog))
+    assert found.frame.group_by("query_id").agg(pl.col("score").n_unique())["score"].min() > 0.3 * min(n, len(catalog))
 
 
 def test_the_best_cold_item_is_the_one_most_like_the_history(

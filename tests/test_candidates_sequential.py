@@ -16,8 +16,9 @@ from recsys.candidates.attention import NextItem, principal_directions
 from recsys.candidates.checkpoints import read_checkpoint, write_checkpoint
 from recsys.candidates.sequential import Chunks, cooccurrence, heldout_quality, hold_out
 from recsys.candidates.trainable import HeadStart
+from recsys.candidates.training import workplace
 from recsys.data.vocab import Histories
-from recsys.errors import SpecError
+from recsys.errors import SpecError, StorageError
 from recsys.tables import Catalog, InteractionLog, Queries, adhoc_query
 
 SMALL = SequentialConfig(
@@ -82,12 +83,12 @@ def rng(seed: int) -> np.random.Generator:
 
 
 def test_what_is_held_out_is_each_chosen_users_last_event_and_nothing_else() -> None:
-    histories = histories_of([1, 2, 3], [4], [5, 6], [])
+    histories = histories_of([1, 2, 3], [4], [5, 6], [], [7, 8, 9, 1])
     learned, held, answers = hold_out(histories, 10, seed=0)
-    assert learned.indptr.tolist() == [0, 2, 3, 4, 4]
-    assert learned.items.tolist() == [1, 2, 4, 5]
-    assert held.items.tolist() == [1, 2, 5]
-    assert answers.tolist() == [3, 6]
+    assert learned.indptr.tolist() == [0, 2, 3, 5, 5, 8]
+    assert learned.items.tolist() == [1, 2, 4, 5, 6, 7, 8, 9]
+    assert held.items.tolist() == [1, 2, 7, 8, 9]
+    assert answers.tolist() == [3, 1]
 
 
 def test_the_factors_put_items_side_by_side_that_stand_near_each_other() -> None:
@@ -192,6 +193,71 @@ def test_a_head_start_spares_the_search_for_where_to_stop(settings: Any) -> None
     assert not np.array_equal(later.arrays()["own"], before["own"])
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_an_item_that_first_appears_in_what_was_held_out_is_learned_at_last(settings: Any, late: bool) -> None:
+    """Everybody ends at item 29, which nobody met before: with a head start, and in one fit that holds it out."""
+    walks = [(u, 5 + (u + step) % 15, step) for u in range(60) for step in range(5)]
+    log = log_of(walks + [(u, 29, 9) for u in range(60)])
+    config = SMALL.model_copy(update={"finish": 8})
+    start = HeadStart(config.train(log_of(walks), catalog_of(30), seed=0, settings=settings), None) if late else None  # type: ignore[arg-type]
+    generator = config.train(log, catalog_of(30), seed=0, settings=settings, start=start)
+    first = [items(generator, [5 + (u + step) % 15 for step in range(5)], 1)[0] for u in range(15)]
+    assert first.count(29) >= 12
+    assert first.count(5) <= 1
+
+
+def test_users_of_two_events_alone_are_enough_to_learn_from(settings: Any) -> None:
+    rows = [(u, (u + step) % 12, step) for u in range(120) for step in range(2)]
+    config = SMALL.model_copy(update={"epochs": 10, "patience": 10, "finish": 8})
+    generator = config.train(log_of(rows), catalog_of(12), seed=0, settings=settings)
+    assert [items(generator, [i], 1)[0] for i in range(12)] == [(i + 1) % 12 for i in range(12)]
+
+
+def test_a_training_that_diverges_says_so(settings: Any) -> None:
+    with pytest.raises(SpecError, match=r"lower generator\.rate"):
+        SMALL.model_copy(update={"rate": 1e30}).train(ring(), catalog_of(12), seed=0, settings=settings)
+
+
+def test_a_state_that_cannot_be_read_is_left_behind(settings: Any, monkeypatch: Any, caplog: Any) -> None:
+    whole = SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
+    with monkeypatch.context() as patch:
+        patch.setattr("recsys.candidates.sequential.deepcopy", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
+    (state,) = settings.cache_dir.rglob("best.ckpt")
+    state.write_bytes(b"not a state")
+    again = SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
+    assert "starts anew" in caplog.text
+    assert all(np.array_equal(array, again.arrays()[name]) for name, array in whole.arrays().items())
+
+
+def interrupt(*args: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_two_trainings_of_one_kind_at_once_do_not_meet(settings: Any) -> None:
+    with workplace(settings, "same") as mine, workplace(settings, "same") as theirs:
+        assert mine != theirs
+        (theirs / "state").write_text("theirs")
+        assert not (mine / "state").exists()
+    assert not list((settings.cache_dir / "training").iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_named(settings: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    blocked = settings.model_copy(update={"cache_dir": tmp_path / "file"})
+    with pytest.raises(StorageError, match="training"):
+        SMALL.train(ring(), catalog_of(12), seed=0, settings=blocked)
+
+
+def test_a_vector_that_is_no_number_is_named() -> None:
+    broken = with_word_vectors(catalog_of(4)).frame.with_columns(
+        embedding=pl.Series([[1.0, 0.0], [0.0, 1.0], [float("nan"), 0.0], [1.0, 1.0]], dtype=pl.Array(pl.Float32, 2))
+    )
+    with pytest.raises(SpecError, match="item 2: its embedding"):
+        SMALL.model_copy(update={"use_text": True}).fit(ring(), Catalog(broken), seed=0)
+
+
 def test_a_head_start_on_another_catalog_is_not_taken(settings: Any) -> None:
     early = SMALL.train(ring(30), catalog_of(12), seed=0, settings=settings)
     later = SMALL.train(ring(60), catalog_of(13), seed=0, settings=settings, start=HeadStart(early, None))  # type: ignore[arg-type]
@@ -207,6 +273,8 @@ def test_where_nobody_has_two_events_the_popular_come_first(rows: list[tuple[int
 def test_a_catalog_of_one_item_is_enough() -> None:
     generator = SMALL.fit(log_of([(1, 0, 0), (1, 0, 1), (2, 0, 0)]), catalog_of(1), seed=0)
     assert items(generator, []) == [0]
+    text = SMALL.model_copy(update={"use_text": True})
+    assert items(text.fit(log_of([(1, 0, 0), (1, 0, 1)]), with_word_vectors(catalog_of(1)), seed=0), []) == [0]
 
 
 def test_a_gpu_that_is_not_there_is_named(settings: Any) -> None:

@@ -77,11 +77,8 @@ class NextItem(nn.Module):
         items' own vectors start from, or None for noise."""
         super().__init__()
         self.dropout, self.negatives, self.length = dropout, negatives, length
-        met = torch.from_numpy(np.flatnonzero(frequency > 0))
-        place = torch.zeros(len(frequency), dtype=torch.long)
-        place[met] = torch.arange(len(met))
-        self.register_buffer("met", met, persistent=False)
-        self.register_buffer("place", place, persistent=False)
+        self.register_buffer("met", torch.empty(0, dtype=torch.long), persistent=False)
+        self.register_buffer("place", torch.zeros(len(frequency), dtype=torch.long), persistent=False)
         start = torch.randn(len(frequency), dim) if own is None else spread_out(torch.from_numpy(own))
         # What was never met has nothing of its own: its text alone speaks for it.
         self.own = nn.Parameter(SPREAD * start * torch.from_numpy(frequency > 0)[:, None])
@@ -92,12 +89,24 @@ class NextItem(nn.Module):
             self.text = nn.Linear(text.shape[1], dim, bias=False)
             with torch.no_grad():
                 self.text.weight.copy_(principal_directions(centred, dim))
-        self.bias = nn.Parameter(torch.from_numpy(np.log((frequency + 1) / (frequency.sum() + len(frequency)))).float())
+        rare = -float(np.log(frequency.sum() + len(frequency)))  # as an item that was never met, but once for luck
+        self.bias = nn.Parameter(torch.full((len(frequency),), rare))
         self.places = nn.Parameter(torch.randn(length, dim) * SPREAD)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
         self.last = nn.LayerNorm(dim)
         self.out = nn.Linear(dim, dim, bias=False)
         nn.init.eye_(self.out.weight)
+        self.meet(frequency)
+
+    def meet(self, frequency: npt.NDArray[np.integer]) -> None:
+        """Let the items with events in `frequency` (items,) be answers; new ones start at their log frequency."""
+        met = torch.from_numpy(np.flatnonzero(frequency > 0)).to(self.met.device)
+        new = met[~torch.isin(met, self.met)]
+        self.met = met
+        self.place[met] = torch.arange(len(met), device=met.device)
+        counts = torch.from_numpy(frequency).to(met.device)
+        with torch.no_grad():
+            self.bias[new] = torch.log((counts[new] + 1) / (counts.sum() + len(counts))).float()
 
     def tokens(self) -> Tensor:
         """(items, dim)."""
@@ -146,7 +155,7 @@ class NextItem(nn.Module):
 def spread_out(vectors: Tensor) -> Tensor:
     """Centred, with a standard deviation of 1 over all entries."""
     centred = vectors - vectors.mean(dim=0)
-    spread = centred.std()
+    spread = centred.std(correction=0)
     return centred / spread if spread > 0 else centred
 
 
@@ -160,6 +169,6 @@ def principal_directions(vectors: Tensor, dim: int) -> Tensor:
     # The sign of a singular vector is the library's whim: the largest entry is made positive.
     signs = torch.gather(chosen, 1, chosen.abs().argmax(dim=1, keepdim=True)).sign()
     chosen = chosen * signs
-    spread = (vectors @ chosen.T).std()
+    spread = (vectors @ chosen.T).std(correction=0)
     scaled = chosen * (SPREAD / spread if spread > 0 else 0.0)
     return torch.cat([scaled, torch.zeros(dim - len(scaled), vectors.shape[1])])

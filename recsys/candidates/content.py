@@ -53,7 +53,11 @@ def item_vectors(catalog: Catalog, vocab: Vocab) -> Floats:
     frame = pl.DataFrame({"item_id": vocab.ids}).join(
         catalog.frame.select("item_id", "embedding"), on="item_id", how="left", maintain_order="left"
     )
-    return np.ascontiguousarray(frame["embedding"].to_numpy(), dtype=np.float32)
+    vectors = np.ascontiguousarray(frame["embedding"].to_numpy(), dtype=np.float32)
+    if not np.isfinite(vectors).all():
+        item = frame["item_id"][int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
+        raise SpecError(f"catalog: item {item!r}: its embedding has numbers that are not finite")
+    return vectors
 
 
 def centred(vectors: Floats) -> Floats:

@@ -27,7 +27,7 @@ from recsys.candidates.base import (
     place_in_group,
     top_n,
 )
-from recsys.candidates.cold import cold_codes, places_kept, with_places_kept
+from recsys.candidates.cold import cold_codes, with_places_kept
 from recsys.candidates.content import ContentConfig
 from recsys.candidates.popular import PopularConfig
 from recsys.candidates.sources import SOURCES, SourceConfig
@@ -41,6 +41,7 @@ from recsys.metrics import ndcg, target_ranks
 from recsys.settings import Settings
 from recsys.tables import Candidates, Catalog, InteractionLog, Queries
 
+SAME_NAME = "generator.sources: two sources have the same name ({})"
 # What each source proposes in a large catalog, whatever shorter list is asked for: so a short one heads a long one.
 POOL = 500
 
@@ -51,12 +52,15 @@ class FusionConfig(Trainable):
     take; pool_above: items beyond which only those that some source proposes are scored."""
 
     kind: Literal["fusion"] = "fusion"
-    sources: tuple[SourceConfig, ...] = (
-        TransitionsConfig(),
-        PopularConfig(),
-        PopularConfig(half_life=3.0),
-        AlsConfig(),
-        ContentConfig(),
+    sources: tuple[SourceConfig, ...] = Field(
+        default=(
+            TransitionsConfig(),
+            PopularConfig(),
+            PopularConfig(half_life=3.0),
+            AlsConfig(),
+            ContentConfig(),
+        ),
+        min_length=1,
     )
     l2: float = Field(default=0.001, ge=0)
     tune_sources: bool = True
@@ -87,6 +91,8 @@ class FusionConfig(Trainable):
         tuned: dict[str, Source] = {}
         # Whether seen items may come again is the fusion's to say; its sources are tuned and compared under one rule.
         configs: list[Any] = [source.model_copy(update={"exclude_seen": self.exclude_seen}) for source in self.sources]
+        if len({(config.kind, getattr(config, "half_life", None) is None) for config in configs}) < len(configs):
+            raise SpecError(SAME_NAME.format(", ".join(config.kind for config in configs)))
         alone: list[float] = []
         questions: Questions | None = None
         if start is not None and isinstance(start.generator, Fusion) and len(start.questions):
@@ -98,7 +104,7 @@ class FusionConfig(Trainable):
             questions = self._affordable(inner.questions("test"), catalog, seed)
             chosen = [self._choose(config, inner.known, catalog, questions, seed, settings) for config in configs]
             configs, alone = [config for config, _, _ in chosen], [value for _, _, value in chosen]
-            tuned = by_name([source for _, source, _ in chosen])
+            tuned = {source.name: source for _, source, _ in chosen}
         report: dict[str, Any] = {"heldout_ndcg@10": {}, "heldout_queries": 0, "without": {}}
         weights = np.full(len(configs), PRIOR)
         if questions is not None:
@@ -111,12 +117,11 @@ class FusionConfig(Trainable):
             }
             del heldout
         heads = [HeadStart(source, questions) for source in tuned.values()] if questions else [None] * len(configs)
-        sources = by_name(
-            [
-                fit_generator(config, log, catalog, seed=seed, settings=settings, start=head)
-                for config, head in zip(configs, heads, strict=True)
-            ]
-        )
+        fitted = [
+            fit_generator(config, log, catalog, seed=seed, settings=settings, start=head)
+            for config, head in zip(configs, heads, strict=True)
+        ]
+        sources = {source.name: source for source in fitted}
         report["weights"] = dict(zip(sources, weights.tolist(), strict=True))
         report["settings"] = {name: config.model_dump() for name, config in zip(sources, configs, strict=True)}
         chosen_as = self.model_copy(update={"sources": tuple(configs)})
@@ -143,15 +148,6 @@ class FusionConfig(Trainable):
         tries = tries or [(config, fit_generator(config, log, catalog, seed=seed, settings=settings))]
         scored = [(c, s, heldout_ndcg(s.generate(questions.queries, 50), questions)) for c, s in tries]
         return max(scored, key=lambda t: t[2])
-
-
-def by_name(sources: Sequence[Source]) -> dict[str, Source]:
-    """Sources by their names. Errors: `SpecError` where two have the same."""
-    named = {source.name: source for source in sources}
-    if len(named) < len(sources):
-        names = ", ".join(source.name for source in sources)
-        raise SpecError(f"generator.sources: two sources have the same name ({names})")
-    return named
 
 
 def heldout_ndcg(candidates: Candidates, questions: Questions) -> float:
@@ -185,7 +181,8 @@ class Fusion(Scorer):
     def _weighted(self, histories: Histories, z: Sequence[Floats], weights: Weights) -> list[Floats]:
         empty = np.diff(histories.indptr)[:, None] == 0
         return [
-            np.where(empty, np.float32(PRIOR), np.float32(weight)) * part
+            # Without history learned weights mislead; but a source that was left out stays out, its weight is 0.
+            np.where(empty, np.float32(PRIOR if weight else 0.0), np.float32(weight)) * part
             for part, weight in zip(z, weights, strict=True)
         ]
 
@@ -219,24 +216,32 @@ class Fusion(Scorer):
         return pool
 
     def _generate(self, queries: Queries, n: int) -> pl.DataFrame:
+        return next(self._candidates(queries, n, [self.weights]))
+
+    def _candidates(self, queries: Queries, n: int, weightings: Sequence[Weights]) -> Iterator[pl.DataFrame]:
+        """The candidates of some queries under each of several weightings, with places kept for cold items."""
         share, start = self.config.cold_share, self.config.cold_from
+        histories = self.vocab.histories(queries)
         if not len(self.cold) or not share:
-            return next(self._lists(queries, n, [self.weights]))
-        warm = next(self._lists(queries, n, [self.weights], barred=self.cold))
-        cold = next(self._lists(queries, len(places_kept(n, share, start)), [self.weights], among=self.cold))
-        return with_places_kept(warm, cold, n, share, start)
+            yield from self._lists(queries, histories, n, weightings)
+            return
+        warm = self._lists(queries, histories, n, weightings, barred=self.cold)
+        cold = self._lists(queries, histories, n, weightings, among=self.cold)
+        for some, others in zip(warm, cold, strict=True):
+            yield with_places_kept(some, others, n, share, start)
 
     def _lists(
         self,
         queries: Queries,
+        histories: Histories,
         n: int,
         weightings: Sequence[Weights],
         *,
         among: Codes | None = None,
         barred: Codes | None = None,
     ) -> Iterator[pl.DataFrame]:
-        """The candidates of some queries under each of several weightings, `among` some items or with some `barred`."""
-        histories, at = self.vocab.histories(queries), queries.frame["at"].to_numpy()
+        """The same without such places: `among` some items, or with some `barred`."""
+        at = queries.frame["at"].to_numpy()
         codes = self._pool(histories, at, n) if among is None else np.repeat(among[None], len(histories), axis=0)
         raw, z = self._read(histories, at, codes)
         hidden = self._hidden(histories, codes, barred)
@@ -274,7 +279,9 @@ class Fusion(Scorer):
     def without_each(self, queries: Queries, n: int) -> dict[str, Candidates]:
         """The candidates of a fusion without each of its sources in turn, its weights learned without it."""
         weightings = [np.asarray(weights) for weights in self.report["without"].values()]
-        blocks = [list(self._lists(batch, n, weightings)) for batch in queries.batches(block_rows(len(self.vocab)))]
+        blocks = [
+            list(self._candidates(batch, n, weightings)) for batch in queries.batches(block_rows(len(self.vocab)))
+        ]
         lists = zip(*blocks, strict=True)
         return {name: Candidates(pl.concat(parts)) for name, parts in zip(self.report["without"], lists, strict=True)}
 
@@ -299,13 +306,13 @@ class Fusion(Scorer):
             body = json.loads((path / "fusion.json").read_text())
             kinds = {name: SOURCES[kind] for name, kind in body["sources"].items()}
             config, weights = FusionConfig(**body["config"]), np.asarray(body["weights"], dtype=np.float64)
-            cold = np.load(path / "cold.npy", allow_pickle=False)
-        except (OSError, ValueError, KeyError) as error:
+            report, cold = body["report"], np.load(path / "cold.npy", allow_pickle=False)
+        except (OSError, EOFError, ValueError, KeyError) as error:
             raise BundleError(f"{path}: this is no readable fusion ({error!r})") from error
         if len(weights) != len(kinds) or not np.isfinite(weights).all():
             raise BundleError(f"{path}: fusion.json has {len(kinds)} sources, whose weights must be as many numbers")
         sources = {name: kind.load(path / name) for name, kind in kinds.items()}
-        return cls(config, sources, weights, body["report"], cold)
+        return cls(config, sources, weights, report, cold)
 
 
 def _own_scores(name: str, source: Source, scores: Floats) -> pl.Series:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from recsys.candidates.base import Floats, Ints, Source, block_rows, place_in_group, product
+from recsys.candidates.base import Floats, Ints, Source, Spread, block_rows, place_in_group, product, product_at
 from recsys.candidates.content import item_vectors
 from recsys.candidates.trainable import HeadStart
 from recsys.candidates.training import Batch, Trained, TrainedConfig, fingerprint, train, workplace
@@ -23,13 +23,14 @@ from recsys.candidates.transitions import count_pairs
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.errors import SpecError
 from recsys.metrics import ndcg
-from recsys.settings import Settings
+from recsys.settings import Settings, load_settings
 from recsys.tables import Catalog, InteractionLog, query_histories
 
 if TYPE_CHECKING:
     from recsys.candidates.attention import NextItem
 
 Quality = Callable[[], float]
+DIVERGED = "sequential: the training diverged, its numbers are not finite any more: lower generator.rate"
 
 # The softmax is over the whole catalog up to here, and over a sample of items beyond.
 FULL_SOFTMAX = 20_000
@@ -76,13 +77,14 @@ class SequentialConfig(TrainedConfig):
         """Errors: `SpecError` where `heads` does not divide `dim`, or the text that is asked for is not there."""
         if self.dim % self.heads:
             raise SpecError(f"generator.heads = {self.heads} does not divide generator.dim = {self.dim}")
-        settings = settings or Settings()
+        settings = settings or load_settings()
         vocab = Vocab.of_items(catalog)
         histories = vocab.histories(query_histories(log))
         before = start.generator if start is not None else None
-        if isinstance(before, Sequential) and before.explored is not None and before.vocab.ids.equals(vocab.ids):
+        if isinstance(before, Sequential) and before.explored and before.report and before.vocab.ids.equals(vocab.ids):
             explored, report, quality, learned = before.explored, before.report, None, histories
         else:
+            before = None
             learned, held, answers = hold_out(histories, self.heldout, seed)
             explored, report = self._fresh(learned, catalog, vocab, seed), {}
             quality = partial(heldout_quality, explored, held, answers)
@@ -90,6 +92,7 @@ class SequentialConfig(TrainedConfig):
         def run(network: "NextItem", learned: Histories, quality: Quality | None, folder: Path) -> Trained | None:
             if not len(Chunks(learned, self, np.random.default_rng(seed))):
                 return None  # nobody has two events: the text and the popularity of the start are all there is to know
+            network.meet(np.bincount(learned.items, minlength=len(vocab)))
             return train(
                 network,
                 lambda epoch: Chunks(learned, self, np.random.default_rng((seed, epoch))),
@@ -109,40 +112,51 @@ class SequentialConfig(TrainedConfig):
             network = deepcopy(explored)
             if self.finish:
                 run(network, histories, None, folder / "finish")
+        if not all(np.isfinite(array).all() for array in arrays_of(network).values()):
+            raise SpecError(DIVERGED)
         return Sequential(vocab, self, network.eval(), report, explored.eval())
 
     def _fresh(self, learned: Histories, catalog: Catalog, vocab: Vocab, seed: int) -> "NextItem":
-        import torch
 
         text = item_vectors(catalog, vocab) if self.use_text else None
         own = cooccurrence(learned, len(vocab), self.dim) if self.warm_start else None
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return self.network(np.bincount(learned.items, minlength=len(vocab)), text, own)
+        return self.network(np.bincount(learned.items, minlength=len(vocab)), text, own, seed=seed)
 
     def network(
-        self, frequency: npt.NDArray[np.integer], text: Floats | None = None, own: Floats | None = None
+        self,
+        frequency: npt.NDArray[np.integer],
+        text: Floats | None = None,
+        own: Floats | None = None,
+        *,
+        seed: int = 0,
     ) -> "NextItem":
         """An untrained network of this size, as `NextItem` describes it."""
+        import torch
+
         from recsys.candidates.attention import NextItem
 
-        return NextItem(
-            frequency,
-            text,
-            own,
-            dim=self.dim,
-            layers=self.layers,
-            heads=self.heads,
-            length=self.length,
-            dropout=self.dropout,
-            negatives=self.negatives or (None if len(frequency) <= FULL_SOFTMAX else SAMPLED),
-        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return NextItem(
+                frequency,
+                text,
+                own,
+                dim=self.dim,
+                layers=self.layers,
+                heads=self.heads,
+                length=self.length,
+                dropout=self.dropout,
+                negatives=self.negatives or (None if len(frequency) <= FULL_SOFTMAX else SAMPLED),
+            )
 
 
 def hold_out(histories: Histories, n: int, seed: int) -> tuple[Histories, Histories, Codes]:
-    """The histories without the last event of `n` users, drawn by seed; and those users' histories and answers."""
+    """The histories without the last event of `n` users, drawn by seed; and those users' histories and answers.
+
+    Only users who have two events left to learn from are asked.
+    """
     lengths = np.diff(histories.indptr)
-    able = np.flatnonzero(lengths >= 2)
+    able = np.flatnonzero(lengths >= 3)
     chosen = np.sort(np.random.default_rng(seed).choice(able, min(n, len(able)), replace=False))
     last = histories.indptr[chosen + 1] - 1
     learned = histories.without(last)
@@ -247,9 +261,13 @@ def heldout_quality(network: "NextItem", histories: Histories, answers: Codes) -
     for start in range(0, len(answers), size):
         some, asked = histories.slice(start, start + size), answers[start : start + size]
         scores = states[start : start + size] @ items.T + bias
-        own = scores[np.arange(len(asked)), asked]
+        if not np.isfinite(scores).all():
+            raise SpecError(DIVERGED)
+        own = scores[np.arange(len(asked)), asked][:, None]
         scores[some.rows(), some.items] = -np.inf
-        gains.append(ndcg(pl.Series(1 + (scores > own[:, None]).sum(axis=1)), 10))
+        # A tie counts at its expected rank; an answer that had been met before counts as if it had not.
+        ties = np.maximum((scores == own).sum(axis=1) - 1, 0)
+        gains.append(ndcg(pl.Series(1 + (scores > own).sum(axis=1) + ties / 2), 10))
     return float(np.concatenate(gains).mean())
 
 
@@ -278,15 +296,34 @@ class Sequential(Source):
         self.config, self.network, self.report, self.explored = config, network, dict(report), explored
         with torch.inference_mode():
             self._tokens = network.tokens()
-        self._items, self._bias = self._tokens.detach().numpy(), network.bias.detach().numpy()
+        # The bias as a further coordinate, where every user has a one.
+        bias = network.bias.detach().numpy()[:, None]
+        self._vectors = np.ascontiguousarray(np.hstack([self._tokens.detach().numpy(), bias]))
+        self._spread = Spread.of(self._vectors)
+
+    def users(self, histories: Histories) -> Floats:
+        """(queries, dim + 1): the state after each history, and a one; the network runs once per batch."""
+
+        def read(asked: Histories) -> Floats:
+            states = last_states(self.network, self._tokens, asked)
+            return np.hstack([states, np.ones((len(states), 1), dtype=np.float32)])
+
+        found: Floats = histories.derive(self, read)
+        return found
 
     def scores(self, histories: Histories, at: Ints) -> Floats:
-        return np.asarray(product(last_states(self.network, self._tokens, histories), self._items) + self._bias)
+        return product(self.users(histories), self._vectors)
+
+    def scores_at(self, histories: Histories, at: Ints, codes: npt.NDArray[np.intp]) -> Floats:
+        return product_at(self.users(histories), self._vectors, codes)
+
+    def moments(self, histories: Histories, at: Ints) -> tuple[Floats, Floats]:
+        return self._spread.moments(self.users(histories))
 
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
         """The network's parameters, with the items' whole tokens: their texts are not needed any more."""
         learned = {name: array for name, array in arrays_of(self.network).items() if name != "text.weight"}
-        return {**learned, "own": self._items}
+        return {**learned, "own": np.ascontiguousarray(self._vectors[:, :-1])}
 
     def options(self) -> Mapping[str, Any]:
         return {"config": self.config.model_dump(), "report": self.report}

@@ -25,7 +25,7 @@ class Trainable(Config):
         settings: Settings | None = None,
         start: "HeadStart | None" = None,
     ) -> Any:
-        """Fit on `log`. `settings`: device, threads and where to keep checkpoints; by default from the environment."""
+        """Fit on `log`. `settings`: the device, and where to keep checkpoints; by default from the environment."""
         raise NotImplementedError
 
 

@@ -5,11 +5,13 @@ are kept, and the state is written, so that a run that was interrupted goes on w
 and same seed find it by their hash.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
 import shutil
 import signal
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,10 +22,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
+from safetensors import SafetensorError
 
 from recsys.candidates.checkpoints import read_checkpoint, write_checkpoint
 from recsys.candidates.trainable import Trainable
-from recsys.data.files import atomic_file
+from recsys.data.files import atomic_file, storage_errors
 from recsys.lm.device import Dtype, auto_dtype, pick_device
 from recsys.settings import Settings
 
@@ -109,6 +112,7 @@ def train(
     steps = len(batches(0)) * epochs
     module = _module(network, batches, quality, config, steps=steps, seed=seed)
     best, last, done = folder / "best.ckpt", folder / "last.ckpt", folder / "done.json"
+    _drop_unreadable(folder, best, last, done)
     if not done.exists():
         keep = ModelCheckpoint(
             dirpath=folder,
@@ -128,7 +132,7 @@ def train(
                 max_epochs=epochs,
                 reload_dataloaders_every_n_epochs=1,
                 gradient_clip_val=1.0,
-                callbacks=[keep, stop, _bar(title, steps)],
+                callbacks=[keep, stop, _bar(title, steps, measured=quality is not None)],
                 plugins=[_checkpoints()],
                 logger=False,
                 enable_progress_bar=False,
@@ -200,7 +204,7 @@ def _module(
             optimizer = torch.optim.AdamW(groups, lr=config.rate, betas=(0.9, 0.98))
 
             def factor(step: int) -> float:
-                return min(1.0, (step + 1) / (config.warmup + 1)) if quality else 1 - step / max(1, steps)
+                return min(1.0, (step + 1) / (config.warmup + 1)) if quality else max(0.0, 1 - step / steps)
 
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -208,7 +212,7 @@ def _module(
     return Module()
 
 
-def _bar(title: str, steps: int) -> Any:
+def _bar(title: str, steps: int, *, measured: bool) -> Any:
     """A bar on stderr, where the other bars are; Lightning's own writes to stdout, which belongs to results."""
     from lightning.pytorch.callbacks import Callback
     from tqdm import tqdm
@@ -218,8 +222,10 @@ def _bar(title: str, steps: int) -> Any:
             self.bar = tqdm(total=steps, initial=trainer.global_step, desc=title, unit="batch", disable=None)
 
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-            reached = [f"{value:.4f}" for value in pl_module.qualities.tolist()[-1:]]
-            self.bar.set_postfix(epoch=trainer.current_epoch + 1, ndcg=reached[0] if reached else "?")
+            shown: dict[str, Any] = {"epoch": trainer.current_epoch + 1}
+            if measured and len(pl_module.qualities):
+                shown["ndcg"] = f"{pl_module.qualities[-1]:.4f}"
+            self.bar.set_postfix(shown)
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             self.bar.update(1)
@@ -232,11 +238,39 @@ def _bar(title: str, steps: int) -> Any:
 
 @contextmanager
 def workplace(settings: Settings, key: str) -> Iterator[Path]:
-    """The folder of this training's state: kept when the training is interrupted, removed when it is done."""
-    folder = settings.cache_dir / "training" / key
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
-    shutil.rmtree(folder)
+    """The folder of this training's state: kept when the training is interrupted, removed when it is done.
+
+    Where another process is at the same training, a folder of our own, which does not outlive us.
+    Errors: `StorageError` where the cache cannot be written.
+    """
+    root = settings.cache_dir / "training"
+    folder = root / key
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with tempfile.TemporaryDirectory(dir=root) as private:
+                yield Path(private)
+            return
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _drop_unreadable(folder: Path, best: Path, last: Path, done: Path) -> None:
+    """Leave a folder whose state is whole as it is, and empty any other."""
+    if not folder.exists():
+        return
+    try:
+        for state in [best] * (done.exists() or last.exists()) + [last] * last.exists():
+            read_checkpoint(state)
+        if done.exists():
+            json.loads(done.read_text())
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        log.warning("%s: this state of an earlier training cannot be read (%s); it starts anew", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
