@@ -18,6 +18,7 @@ from recsys.candidates.base import (
     place_in_group,
     product,
     product_at,
+    top_n,
 )
 from recsys.candidates.index import VectorIndex
 from recsys.data.vocab import Histories, Vocab
@@ -69,6 +70,12 @@ class Nearest(Source):
     def _best(self, histories: Histories, n: int) -> tuple[Codes, Codes, Floats]:
         """Rows, codes and scores of the `n` best items of each history that says anything, best first."""
         users = self.users(histories)
+        if self.index.exact and len(users) > 1:
+            # For many users at once one matrix product is faster than as many searches.
+            scores = product(users, self.vectors)
+            scores[~users.any(axis=1)] = -np.inf
+            rows, codes = top_n(scores, n, seen=histories if self.exclude_seen else None)
+            return rows, codes, scores[rows, codes]
         known = np.flatnonzero(users.any(axis=1))
         # Enough neighbours that `n` are left when the seen ones have gone.
         longest = int(np.diff(histories.indptr).max(initial=0))
