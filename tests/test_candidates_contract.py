@@ -60,7 +60,7 @@ class TestSequential(GeneratorContract):
 
 class TestTwoTower(GeneratorContract):
     config = TwoTowerConfig(dim=32, hidden=32, length=20, batch=256, epochs=4, events=4000, rate=3e-3)
-    margin = 0.0
+    margin = 0.15
 
 
 class TestFusion(GeneratorContract):

@@ -12,7 +12,7 @@ from recsys.candidates import TwoTowerConfig
 from recsys.candidates.attributes import attribute_vectors
 from recsys.candidates.towers import Towers, principal_directions
 from recsys.candidates.trainable import HeadStart
-from recsys.candidates.twotower import Events, TwoTower, heldout_quality, hold_out_items, item_features
+from recsys.candidates.twotower import Asked, Events, TwoTower, heldout_quality, hold_out_items, item_features
 from recsys.data.split import Questions
 from recsys.data.vocab import Histories, Vocab
 from recsys.errors import SpecError
@@ -92,10 +92,10 @@ def test_training_beats_the_features_that_it_starts_from() -> None:
     """Who meets an even item meets odd ones next: words alone say the opposite."""
     rng = np.random.default_rng(1)
     rows = [(u, int(2 * rng.integers(18) + (u + t) % 2), t) for u in range(100) for t in range(10)]
-    config = SMALL.model_copy(update={"epochs": 20, "patience": 20, "decay": 3.0})
+    config = SMALL.model_copy(update={"epochs": 15, "patience": 15, "decay": 3.0, "rate": 1e-2, "heldout": 0.2})
     fitted = config.fit(log_of(rows), catalog_of(), seed=0)
-    assert all(item % 2 == 1 for item in items(fitted, [0, 1, 2, 3, 4], 10))
-    assert max(fitted.trained["heldout_ndcg"]) > fitted.trained["heldout_ndcg"][0]
+    assert sum(item % 2 for item in items(fitted, [0, 1, 2, 3, 4], 10)) >= 9
+    assert max(fitted.trained["heldout_ndcg"]) > 1.2 * fitted.trained["heldout_ndcg"][0]
 
 
 def test_numpy_serves_what_torch_learned(fitted: TwoTower) -> None:
@@ -166,21 +166,20 @@ def rng(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def test_held_out_items_are_gone_with_all_their_events_and_asked_about() -> None:
-    histories = Vocab(pl.Series(range(40))).histories(
-        Queries(adhoc_query(list(rng(0).integers(0, 40, 300)), dtype=pl.Int64).frame)
-    )
+def test_held_out_items_are_gone_with_all_their_events_and_each_users_last_of_them_is_asked_about() -> None:
+    rows = [rng(seed).integers(0, 40, 100).tolist() for seed in range(3)]
+    histories = histories_of(*rows, [], [7])
     config = SMALL.model_copy(update={"heldout": 0.25, "length": 5})
     learned, asked = hold_out_items(histories, config, seed=0)
-    held = set(asked.answers.tolist())
+    held = set(range(40)) - set(learned.items.tolist())
     assert len(held) == 10
-    assert held.isdisjoint(learned.items.tolist())
     assert learned.items.tolist() == [item for item in histories.items if item not in held]
     expected = []
-    for place, item in enumerate(histories.items):
-        if item in held:
-            left = [before for before in histories.items[:place] if before not in held]
-            expected.append((int(item), left[-5:]))
+    for row in [*rows, [], [7]]:
+        places = [place for place, item in enumerate(row) if item in held]
+        if places:
+            left = [before for before in row[: places[-1]] if before not in held]
+            expected.append((row[places[-1]], left[-5:]))
     found = [(int(answer), asked.histories.slice(i, i + 1).items.tolist()) for i, answer in enumerate(asked.answers)]
     assert sorted(found) == sorted(expected)
 
@@ -192,8 +191,6 @@ def test_the_quality_is_the_gain_of_the_place_among_unmet_items() -> None:
         order = (network.users(vectors[[2]]) @ vectors.T)[0].argsort(descending=True).tolist()
     unmet = [item for item in order if item != 2]
     histories, answers = histories_of([2], [2]), np.array([unmet[0], unmet[3]])
-    from recsys.candidates.twotower import Asked
-
     found = heldout_quality(network, Asked(histories, answers), SMALL)
     assert found == pytest.approx((1 + 1 / np.log2(5)) / 2)
 

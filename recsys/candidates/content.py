@@ -93,8 +93,8 @@ class Content(Nearest):
         """What the index is, and what it finds of the exact neighbours."""
         return {"index": dict(self.index.report)}
 
-    def users(self, histories: Histories) -> Floats:
-        """(queries, dim) unit vectors; zero for an empty history."""
+    def _users(self, histories: Histories) -> Floats:
+        """Unit vectors; zero for an empty history."""
         weights = decayed(histories, len(self.vocab), decay=self.decay, length=self.length)
         users = np.asarray(weights @ self.vectors, dtype=np.float32)
         norms = np.linalg.norm(users, axis=1, keepdims=True)

@@ -46,8 +46,13 @@ class Nearest(Source):
         self._spread = Spread.of(vectors)
 
     @abstractmethod
-    def users(self, histories: Histories) -> Floats:
+    def _users(self, histories: Histories) -> Floats:
         """(queries, dim); zero where nothing is known, and then nothing is proposed."""
+
+    def users(self, histories: Histories) -> Floats:
+        """(queries, dim) vectors of the users, worked out once for a batch; not to be written to."""
+        found: Floats = histories.derive(self, self._users)
+        return found
 
     def scores(self, histories: Histories, at: Ints) -> Floats:
         return product(self.users(histories), self.vectors)
@@ -70,8 +75,9 @@ class Nearest(Source):
     def _best(self, histories: Histories, n: int) -> tuple[Codes, Codes, Floats]:
         """Rows, codes and scores of the `n` best items of each history that says anything, best first."""
         users = self.users(histories)
-        if self.index.exact and len(users) > 1:
-            # For many users at once one matrix product is faster than as many searches.
+        if self.index.exact:
+            # One product reads the vectors once, as a flat scan does, and gives a query the same bits alone and in a
+            # batch; for many users it is faster.
             scores = product(users, self.vectors)
             scores[~users.any(axis=1)] = -np.inf
             rows, codes = top_n(scores, n, seen=histories if self.exclude_seen else None)
@@ -97,16 +103,15 @@ class Nearest(Source):
         return rows[keep], flat[keep], values[keep]
 
     def _neighbours(self, users: Floats, n: int) -> npt.NDArray[np.int64]:
-        """Codes of at least the `n` nearest items; of equals at the end of the list, none is left out by chance."""
+        """Codes of about the `n` nearest items; of equals at the end of the list, none is left out by chance."""
         size, wanted = len(self.index), n + 1
-        while True:
-            if not self.index.exact and wanted > PART * size:
-                return np.broadcast_to(np.arange(size), (len(users), size))
+        while wanted <= PART * size:
             found, codes = self.index.search(users, wanted)
             complete = (found > found[:, -1:] + SAME).sum(axis=1) >= n
-            if wanted >= size or (complete | (codes[:, -1] < 0)).all():
+            if (complete | (codes[:, -1] < 0)).all():  # -1: the index finds no more
                 return codes
             wanted *= 4
+        return np.broadcast_to(np.arange(size), (len(users), size))
 
     def save(self, path: Path) -> None:
         super().save(path)

@@ -23,7 +23,8 @@ from recsys.candidates.nearest import Nearest
 from recsys.candidates.trainable import HeadStart
 from recsys.candidates.training import Batch, Trained, TrainedConfig, fingerprint, train, workplace
 from recsys.data.vocab import Histories, Vocab
-from recsys.settings import Settings
+from recsys.errors import SpecError
+from recsys.settings import Settings, load_settings
 from recsys.tables import Catalog, InteractionLog, query_histories
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class TwoTowerConfig(TrainedConfig):
     warmup: int = Field(default=20, ge=0)
     batch: int = Field(default=512, ge=2)
     patience: int = Field(default=4, ge=1)
-    finish: int = Field(default=2, ge=0)
+    finish: int = Field(default=4, ge=0)
     exclude_seen: bool = True
 
     @property
@@ -73,7 +74,7 @@ class TwoTowerConfig(TrainedConfig):
         start: HeadStart | None = None,
     ) -> "TwoTower":
         """Errors: `SpecError` where the catalog has no text vectors, or for a GPU that is not there."""
-        settings = settings or Settings()
+        settings = settings or load_settings()
         vocab = Vocab.of_items(catalog)
         histories = vocab.histories(query_histories(log))
         before = start.generator if start is not None else None
@@ -246,11 +247,13 @@ class TwoTower(Nearest):
     def of(
         cls, vocab: Vocab, config: TwoTowerConfig, network: "Towers", report: Mapping[str, Any], explored: "Towers"
     ) -> Self:
-        """What the trained towers come to."""
+        """What the trained towers come to. Errors: `SpecError` where they are not finite."""
         import torch
 
         with torch.inference_mode():
             vectors = network.items().numpy()
+        if not np.isfinite(vectors).all():
+            raise SpecError("twotower: the training diverged, its numbers are not finite: lower generator.rate")
         learned = {n: p.detach().numpy() for n, p in network.named_parameters() if n.startswith(("user", "newcomer"))}
         return cls(vocab, config, {"vectors": vectors, **learned}, report, explored=explored)
 
@@ -259,8 +262,8 @@ class TwoTower(Nearest):
         """How the training went, and what the index finds of the exact neighbours."""
         return {**self.trained, "index": dict(self.index.report)}
 
-    def users(self, histories: Histories) -> Floats:
-        """(queries, dim) unit vectors, `Towers.users` in NumPy."""
+    def _users(self, histories: Histories) -> Floats:
+        """Unit vectors, `Towers.users` in NumPy."""
         w = self.weights
         met = decayed(histories, len(self.vocab), decay=self.config.decay, length=self.config.length) @ self.vectors
         x = unit(met + w["newcomer"])
