@@ -36,6 +36,8 @@ FEWEST = 1000
 PER_LIST = 64
 # Sampled queries, and how many neighbours of each, by which the recall is measured.
 QUERIES, DEPTH = 200, 100
+# Candidates of kind "pq" that are refined, for each neighbour that is wanted: unit vectors need 4, uneven ones 20.
+REFINED = 20
 # What is doubled until the recall is reached: the parameter's name in FAISS.
 EFFORT: Mapping[str, str] = {"ivf": "nprobe", "pq": "nprobe", "hnsw": "efSearch"}
 LEAST_EFFORT, MOST_EFFORT = 16, 4096
@@ -249,7 +251,7 @@ def _trained(vectors: Floats, kind: Kind, seed: int) -> tuple[Any, str]:
     index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     if kind != "hnsw":
         if kind == "pq":
-            index.k_factor = 4  # candidates that are refined, for each that is wanted
+            index.k_factor = REFINED
         size = min(n, max(PER_LIST * lists, 10_000))
         sample = np.sort(np.random.default_rng(seed).choice(n, size, replace=False))
         index.train(vectors[sample])
