@@ -10,8 +10,9 @@ from contracts import GeneratorContract
 from recsys.candidates import AlsConfig, PopularConfig, TransitionsConfig, als, popular, transitions
 from recsys.candidates.base import top_n
 from recsys.candidates.mips import LongestFirst
-from recsys.candidates.transitions import Transitions, count_pairs
+from recsys.candidates.transitions import Transitions
 from recsys.data.vocab import Histories
+from recsys.networks.pairs import count_pairs
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,16 @@ import torch
 
 from checks import with_word_vectors
 from recsys.candidates import SequentialConfig
-from recsys.candidates.attention import NextItem, principal_directions
-from recsys.candidates.checkpoints import read_checkpoint, write_checkpoint
-from recsys.candidates.sequential import Chunks, cooccurrence, heldout_quality, hold_out
+from recsys.candidates.nextitem import NextItem
+from recsys.candidates.sequential import heldout_quality
 from recsys.candidates.trainable import HeadStart
-from recsys.candidates.training import workplace
 from recsys.data.vocab import Histories
 from recsys.errors import SpecError, StorageError
+from recsys.networks.attention import principal_directions
+from recsys.networks.checkpoints import read_checkpoint, write_checkpoint
+from recsys.networks.chunks import Chunks, hold_out
+from recsys.networks.pairs import cooccurrence
+from recsys.networks.training import workplace
 from recsys.tables import Catalog, InteractionLog, Queries, adhoc_query
 
 SMALL = SequentialConfig(
@@ -69,7 +72,7 @@ def test_it_learns_what_comes_next_in_either_direction() -> None:
 def test_every_pair_of_neighbours_is_learned_exactly_once_whatever_the_offset() -> None:
     rows = [list(range(i, i + n)) for i, n in enumerate((2, 3, 7, 8, 9, 40))]
     for epoch in range(5):
-        chunks = Chunks(histories_of([0], *rows, []), SMALL.model_copy(update={"length": 4, "batch": 3}), rng(epoch))
+        chunks = Chunks(histories_of([0], *rows, []), 4, 3, rng(epoch))
         pairs = []
         for batch in chunks:
             asked = batch["targets"] >= 0

@@ -9,13 +9,13 @@ import torch
 
 from checks import with_word_vectors
 from recsys.candidates import TwoTowerConfig
-from recsys.candidates.attributes import attribute_vectors
 from recsys.candidates.towers import Towers, principal_directions
 from recsys.candidates.trainable import HeadStart
 from recsys.candidates.twotower import Asked, Events, TwoTower, heldout_quality, hold_out_items, item_features
 from recsys.data.split import Questions
 from recsys.data.vocab import Histories, Vocab
 from recsys.errors import SpecError
+from recsys.networks.items import attribute_vectors
 from recsys.tables import Catalog, InteractionLog, Queries, Truth, adhoc_query
 
 SMALL = TwoTowerConfig(dim=16, hidden=16, length=10, batch=64, epochs=4, events=2000, rate=3e-3, finish=1)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from recsys.data.vocab import Histories, Vocab
+from recsys.data.vocab import Histories, Vocab, place_in_group
 from recsys.errors import BundleError
 from recsys.tables import Candidates, Queries
 
@@ -235,15 +235,6 @@ def unseen(histories: Histories, rows: Codes, codes: Codes, n_items: int) -> npt
     """Which of the pairs of a query's row and an item's code are not in the query's history."""
     met = histories.rows().astype(np.int64) * n_items + histories.items
     return ~np.isin(rows * n_items + codes, met)
-
-
-def place_in_group(sorted_groups: npt.NDArray[np.integer]) -> Ints:
-    """0, 1, 2, ... within each run of equal values."""
-    if not len(sorted_groups):
-        return np.empty(0, dtype=np.int64)
-    starts = np.flatnonzero(np.r_[True, sorted_groups[1:] != sorted_groups[:-1]])
-    sizes = np.diff(np.r_[starts, len(sorted_groups)])
-    return np.arange(len(sorted_groups)) - np.repeat(starts, sizes)
 
 
 def candidate_frame(queries: Queries, vocab: Vocab, rows: Codes, codes: Codes, scores: Floats) -> pl.DataFrame:

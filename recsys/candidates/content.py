@@ -5,18 +5,14 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 from pydantic import Field
 
 from recsys.candidates.base import Config, Floats, Variants, decayed
 from recsys.candidates.index import VectorIndex
 from recsys.candidates.nearest import Nearest
 from recsys.data.vocab import Histories, Vocab
-from recsys.errors import SpecError
+from recsys.networks.items import centred, item_vectors
 from recsys.tables import Catalog, InteractionLog
-
-# A row that differs from the mean of all by less than this differs by rounding.
-ROUNDING = 1e-4
 
 
 class ContentConfig(Config):
@@ -44,31 +40,6 @@ class ContentConfig(Config):
         vocab = Vocab.of_items(catalog)
         vectors = centred(item_vectors(catalog, vocab))
         return Content(vocab, self.exclude_seen, vectors, self.decay, self.length)
-
-
-def item_vectors(catalog: Catalog, vocab: Vocab) -> Floats:
-    """(items, dim) text vectors in the vocabulary's order. Errors: `SpecError` when the catalog has none."""
-    if "embedding" not in catalog.frame.columns:
-        raise SpecError("the catalog has no text vectors: name an encoder in the spec, under [encoder]")
-    frame = pl.DataFrame({"item_id": vocab.ids}).join(
-        catalog.frame.select("item_id", "embedding"), on="item_id", how="left", maintain_order="left"
-    )
-    vectors = np.ascontiguousarray(frame["embedding"].to_numpy(), dtype=np.float32)
-    if not np.isfinite(vectors).all():
-        item = frame["item_id"][int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
-        raise SpecError(f"catalog: item {item!r}: its embedding has numbers that are not finite")
-    return vectors
-
-
-def centred(vectors: Floats) -> Floats:
-    """Unit vectors of what sets each row apart from the mean of all; zero for a row that is the mean itself.
-
-    Texts of one catalog share most of their vector, whatever they say; without that part cosines tell them apart (Mu &
-    Viswanath, "All-but-the-top", ICLR 2018).
-    """
-    apart = vectors - vectors.mean(axis=0, keepdims=True)
-    norms = np.linalg.norm(apart, axis=1, keepdims=True)
-    return np.asarray(apart * (norms > ROUNDING) / np.maximum(norms, ROUNDING), dtype=np.float32)
 
 
 class Content(Nearest):

@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from recsys.candidates.base import Floats, Variants, place_in_group
+from recsys.candidates.base import Floats, Variants
 from recsys.candidates.cooccurrence import BLOCK_CELLS, ItemToItem, ItemToItemConfig, nearest, user_items
-from recsys.data.vocab import Vocab
+from recsys.data.vocab import Vocab, place_in_group
 from recsys.errors import SpecError
 from recsys.tables import Catalog, InteractionLog
 

@@ -24,7 +24,6 @@ from recsys.candidates.base import (
     Source,
     block_rows,
     candidate_frame,
-    place_in_group,
     top_n,
 )
 from recsys.candidates.cold import cold_codes, with_places_kept
@@ -35,7 +34,7 @@ from recsys.candidates.trainable import HeadStart, Trainable, fit_generator
 from recsys.candidates.transitions import TransitionsConfig
 from recsys.candidates.weights import FIT_CELLS, FIT_ITEMS, PRIOR, Heldout, Weights, standardised
 from recsys.data.split import Questions, split_log
-from recsys.data.vocab import Histories
+from recsys.data.vocab import Histories, place_in_group
 from recsys.errors import BundleError, SpecError
 from recsys.metrics import ndcg, target_ranks
 from recsys.settings import Settings

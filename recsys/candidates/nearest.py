@@ -15,13 +15,12 @@ from recsys.candidates.base import (
     Source,
     Spread,
     candidate_frame,
-    place_in_group,
     product,
     product_at,
     top_n,
 )
 from recsys.candidates.index import VectorIndex
-from recsys.data.vocab import Histories, Vocab
+from recsys.data.vocab import Histories, Vocab, place_in_group
 from recsys.tables import Queries
 
 # 80 MB of vectors on each side while pairs are scored.

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from recsys.candidates.base import Codes, Config, Floats, Ints, Source, Variants, place_in_group, top_n, unseen
-from recsys.data.vocab import Histories, Vocab
+from recsys.candidates.base import Codes, Config, Floats, Ints, Source, Variants, top_n, unseen
+from recsys.data.vocab import Histories, Vocab, place_in_group
 from recsys.tables import Catalog, InteractionLog
 
 DAY = 86_400

@@ -1,10 +1,10 @@
 """The sequential source: a self-attentive network reads the last items in their order and says what comes next.
 
-The network stands in `attention`, its training in `training`. Histories are cut into chunks at offsets drawn anew each
-epoch, with a target at every position: one pass over the log teaches as many answers as the log has events.
+The network stands in `nextitem`, its training in `networks.training`. Histories are cut into chunks at offsets drawn
+anew each epoch, with a target at every position: one pass over the log teaches as many answers as it has events.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -15,19 +15,20 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from recsys.candidates.base import Floats, Ints, Source, Spread, block_rows, place_in_group, product, product_at
-from recsys.candidates.content import item_vectors
-from recsys.candidates.trainable import HeadStart
-from recsys.candidates.training import Batch, Trained, TrainedConfig, fingerprint, train, workplace
-from recsys.candidates.transitions import count_pairs
+from recsys.candidates.base import Floats, Ints, Source, Spread, block_rows, product, product_at
+from recsys.candidates.trainable import HeadStart, TrainedConfig
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.errors import SpecError
 from recsys.metrics import ndcg
+from recsys.networks.chunks import Chunks, hold_out
+from recsys.networks.items import item_vectors
+from recsys.networks.pairs import cooccurrence
+from recsys.networks.training import Trained, fingerprint, train, workplace
 from recsys.settings import Settings, load_settings
 from recsys.tables import Catalog, InteractionLog, query_histories
 
 if TYPE_CHECKING:
-    from recsys.candidates.attention import NextItem
+    from recsys.candidates.nextitem import NextItem
 
 Quality = Callable[[], float]
 DIVERGED = "sequential: the training diverged, its numbers are not finite any more: lower generator.rate"
@@ -35,10 +36,6 @@ DIVERGED = "sequential: the training diverged, its numbers are not finite any mo
 # The softmax is over the whole catalog up to here, and over a sample of items beyond.
 FULL_SOFTMAX = 20_000
 SAMPLED = 4096
-# How far apart two items still stand near each other, for the warm start.
-WINDOW = 50
-# Chunks whose lengths differ by less are not told apart when they are put side by side.
-NEAR = 10
 # Histories read at once when recommending: 60 MB of activations at the default size.
 ROWS = 256
 
@@ -90,12 +87,12 @@ class SequentialConfig(TrainedConfig):
             quality = partial(heldout_quality, explored, held, answers)
 
         def run(network: "NextItem", learned: Histories, quality: Quality | None, folder: Path) -> Trained | None:
-            if not len(Chunks(learned, self, np.random.default_rng(seed))):
+            if not len(Chunks(learned, self.length, self.batch, np.random.default_rng(seed))):
                 return None  # nobody has two events: the text and the popularity of the start are all there is to know
             network.meet(np.bincount(learned.items, minlength=len(vocab)))
             return train(
                 network,
-                lambda epoch: Chunks(learned, self, np.random.default_rng((seed, epoch))),
+                lambda epoch: Chunks(learned, self.length, self.batch, np.random.default_rng((seed, epoch))),
                 quality,
                 self,
                 seed=seed,
@@ -133,7 +130,7 @@ class SequentialConfig(TrainedConfig):
         """An untrained network of this size, as `NextItem` describes it."""
         import torch
 
-        from recsys.candidates.attention import NextItem
+        from recsys.candidates.nextitem import NextItem
 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -148,84 +145,6 @@ class SequentialConfig(TrainedConfig):
                 dropout=self.dropout,
                 negatives=self.negatives or (None if len(frequency) <= FULL_SOFTMAX else SAMPLED),
             )
-
-
-def hold_out(histories: Histories, n: int, seed: int) -> tuple[Histories, Histories, Codes]:
-    """The histories without the last event of `n` users, drawn by seed; and those users' histories and answers.
-
-    Only users who have two events left to learn from are asked.
-    """
-    lengths = np.diff(histories.indptr)
-    able = np.flatnonzero(lengths >= 3)
-    chosen = np.sort(np.random.default_rng(seed).choice(able, min(n, len(able)), replace=False))
-    last = histories.indptr[chosen + 1] - 1
-    learned = histories.without(last)
-    return learned, learned.take(chosen), histories.items[last]
-
-
-def cooccurrence(histories: Histories, n_items: int, dim: int) -> Floats:
-    """(items, dim) factors of the logarithm of how much oftener than by chance two items stand near each other.
-
-    The positive pointwise mutual information of word embeddings (Levy & Goldberg, NIPS 2014), on items.
-    """
-    import scipy.sparse as sp
-    from scipy.sparse.linalg import svds
-
-    pairs = count_pairs(histories, n_items, WINDOW)
-    near = (pairs + pairs.T).tocoo()
-    total = np.asarray(near.sum(axis=1)).ravel() + 1
-    lift = np.log1p(near.data * total.sum() / (total[near.row] * total[near.col]))
-    matrix = sp.csr_array((lift.astype(np.float32), (near.row, near.col)), shape=near.shape)
-    found = np.zeros((n_items, dim), dtype=np.float32)
-    rank = min(dim, n_items - 1, matrix.nnz)
-    if rank > 0:
-        left, values, _ = svds(matrix, k=rank, v0=np.ones(n_items, dtype=np.float32))
-        # The sign of a singular vector is the library's whim: its largest entry is made positive.
-        left *= np.sign(left[np.abs(left).argmax(axis=0), np.arange(rank)])
-        found[:, :rank] = left * np.sqrt(np.maximum(values, 0))
-    return found
-
-
-class Chunks:
-    """One epoch's batches: histories cut into chunks of at most `length` + 1 events, of like length side by side.
-
-    Each is {"items", "targets"}, (batch, time) codes, padded on the right with 0 and -1.
-    """
-
-    def __init__(self, histories: Histories, config: SequentialConfig, rng: np.random.Generator) -> None:
-        self._items = histories.items
-        length, lengths = config.length, np.diff(histories.indptr)
-        # A history that fits is taken whole; a longer one is cut at a random offset. Chunks share one event: the last
-        # of one is asked after, the first of the next is only read.
-        offsets = np.where(lengths > length + 1, rng.integers(0, length, len(lengths)), 0)
-        counts = np.where(lengths >= 2, -(-(lengths - 1 + offsets) // length), 0)
-        users = np.repeat(np.arange(len(lengths)), counts)
-        starts = place_in_group(users) * length - offsets[users]
-        begin = np.maximum(starts, 0) + histories.indptr[users]
-        end = np.minimum(starts + length + 1, lengths[users]) + histories.indptr[users]
-        keep = end - begin >= 2
-        begin, end = begin[keep], end[keep]
-        order = rng.permutation(len(begin))
-        order = order[np.argsort(-(-(end - begin)[order] // NEAR), kind="stable")]
-        self._begin, self._end = begin[order], end[order]
-        self._starts = rng.permutation(np.arange(0, len(begin), config.batch))
-        self._batch = config.batch
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __iter__(self) -> Iterator[Batch]:
-        import torch
-
-        for start in self._starts:
-            begin, end = self._begin[start : start + self._batch], self._end[start : start + self._batch]
-            place = begin[:, None] + np.arange((end - begin).max() - 1)
-            inside = place < end[:, None] - 1
-            place = np.where(inside, place, 0)
-            yield {
-                "items": torch.from_numpy(np.where(inside, self._items[place], 0).astype(np.int64)),
-                "targets": torch.from_numpy(np.where(inside, self._items[place + 1], -1).astype(np.int64)),
-            }
 
 
 def last_states(network: "NextItem", tokens: Any, histories: Histories) -> Floats:

@@ -5,6 +5,7 @@ from typing import Any
 
 from recsys.candidates.base import Config
 from recsys.data.split import Questions
+from recsys.networks.training import Schedule
 from recsys.settings import Settings
 from recsys.tables import Catalog, InteractionLog
 
@@ -27,6 +28,10 @@ class Trainable(Config):
     ) -> Any:
         """Fit on `log`. `settings`: the device, and where to keep checkpoints; by default from the environment."""
         raise NotImplementedError
+
+
+class TrainedConfig(Trainable, Schedule):
+    """A generator that is a neural network: see `Schedule`."""
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from recsys.candidates.attributes import attribute_vectors
 from recsys.candidates.base import Codes, Floats, block_rows, decayed, product
-from recsys.candidates.content import centred, item_vectors
 from recsys.candidates.index import VectorIndex
 from recsys.candidates.nearest import Nearest
-from recsys.candidates.trainable import HeadStart
-from recsys.candidates.training import Batch, Trained, TrainedConfig, fingerprint, train, workplace
+from recsys.candidates.trainable import HeadStart, TrainedConfig
 from recsys.data.vocab import Histories, Vocab
 from recsys.errors import SpecError
+from recsys.networks.items import attribute_vectors, centred, item_vectors
+from recsys.networks.training import Batch, Trained, fingerprint, train, workplace
 from recsys.settings import Settings, load_settings
 from recsys.tables import Catalog, InteractionLog, query_histories
 

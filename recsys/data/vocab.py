@@ -13,6 +13,15 @@ from recsys.tables import Catalog, Queries
 Codes = npt.NDArray[np.int32]
 
 
+def place_in_group(sorted_groups: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """0, 1, 2, ... within each run of equal values."""
+    if not len(sorted_groups):
+        return np.empty(0, dtype=np.int64)
+    starts = np.flatnonzero(np.r_[True, sorted_groups[1:] != sorted_groups[:-1]])
+    sizes = np.diff(np.r_[starts, len(sorted_groups)])
+    return np.arange(len(sorted_groups)) - np.repeat(starts, sizes)
+
+
 @dataclass(frozen=True)
 class Histories:
     """The histories of a batch of queries as codes, in CSR form: query q owns items[indptr[q]:indptr[q + 1]].

@@ -1,4 +1,4 @@
-"""The one training loop, for the sources that are neural networks: Lightning with early stopping, resume and no pickle.
+"""The one training loop, for all neural networks: Lightning with early stopping, resume and no pickle.
 
 A network's `forward(batch)` is its loss. After each epoch `quality()` is measured on held-out events, the best weights
 are kept, and the state is written, so that a run that was interrupted goes on where it stopped: same data, same recipe
@@ -21,13 +21,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 
-from recsys.candidates.checkpoints import read_checkpoint, write_checkpoint
-from recsys.candidates.trainable import Trainable
 from recsys.data.files import atomic_file, storage_errors
 from recsys.lm.device import Dtype, auto_dtype, pick_device
+from recsys.networks.checkpoints import read_checkpoint, write_checkpoint
 from recsys.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
-class TrainedConfig(Trainable):
+class Schedule(BaseModel):
     """rate: learning rate of AdamW, reached after `warmup` steps and then constant; patience: epochs without a better
     held-out NDCG@10 before it stops (after `epochs` at the latest); finish: epochs on the whole log that follow from
     the best weights, while the rate goes down to zero."""
@@ -74,7 +73,7 @@ class Trained:
         return {"epochs": len(self.qualities), "best_epoch": self.best, "heldout_ndcg@10": list(self.qualities)}
 
 
-def fingerprint(config: Trainable, seed: int, *arrays: npt.NDArray[Any]) -> str:
+def fingerprint(config: BaseModel, seed: int, *arrays: npt.NDArray[Any]) -> str:
     """Names a training by all that it depends on."""
     digest = hashlib.sha256(f"{config.model_dump_json()} {seed}".encode())
     for array in arrays:
@@ -87,7 +86,7 @@ def train(
     network: "torch.nn.Module",
     batches: Callable[[int], Batches],
     quality: Callable[[], float] | None,
-    config: TrainedConfig,
+    config: Schedule,
     *,
     seed: int,
     device: str,
@@ -155,7 +154,7 @@ def _module(
     network: "torch.nn.Module",
     batches: Callable[[int], Batches],
     quality: Callable[[], float] | None,
-    config: TrainedConfig,
+    config: Schedule,
     *,
     steps: int,
     seed: int,
