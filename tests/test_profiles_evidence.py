@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from recsys.data.facets import Column, expand, plan
 from recsys.data.vocab import Vocab
 from recsys.data.wording import GENRES
 from recsys.profiles.evidence import Bounds, Evidence, collect
-from recsys.profiles.facets import Column, expand, plan
 from recsys.profiles.population import Known, Population, thresholds
 from recsys.tables import Catalog, Id, InteractionLog, Queries, query_histories
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from recsys.data.words import attribute_name, join, one_line, quoted, value_name
 from recsys.profiles.evidence import Evidence, Item, Trait
 from recsys.profiles.template import Phrases, profile, sentences
-from recsys.profiles.words import attribute_name, join, one_line, quoted, value_name
 
 PHRASES = Phrases.read()
 

@@ -16,8 +16,8 @@ import numpy as np
 import polars as pl
 
 from recsys.data.vocab import Histories
+from recsys.data.words import TITLE_LIMIT, one_line
 from recsys.profiles.population import Known
-from recsys.profiles.words import TITLE_LIMIT, one_line
 from recsys.tables import Id, Queries
 
 _CHUNK = 4096  # queries at a time, which bounds memory

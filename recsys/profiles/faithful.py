@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from recsys.data.words import TITLE_LIMIT, facet_name, one_line, value_name
 from recsys.profiles.evidence import Evidence, Trait
 from recsys.profiles.population import Known
 from recsys.profiles.template import Phrases
-from recsys.profiles.words import TITLE_LIMIT, facet_name, one_line, value_name
 
 MIN_WORDS, MAX_WORDS = 12, 120
 _LONGEST_NAME = 8  # words of a title or value that are looked up

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from recsys.data.facets import Column, expand, plan
 from recsys.data.vocab import Vocab
-from recsys.profiles.facets import Column, expand, plan
 from recsys.tables import Catalog, InteractionLog
 
 _SAYS_NOTHING = 0.95  # share of items above which a value tells nobody from anybody

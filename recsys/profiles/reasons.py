@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
+from recsys.data.words import facet_name, one_line, quoted
 from recsys.profiles.population import Known
-from recsys.profiles.words import facet_name, one_line, quoted
 from recsys.tables import Catalog, Queries, Slates
 
 LIMIT = 100

@@ -14,11 +14,11 @@ from typing import Literal
 
 import polars as pl
 
+from recsys.data.words import one_line
 from recsys.profiles.evidence import Evidence
 from recsys.profiles.faithful import MAX_WORDS, Checker
 from recsys.profiles.source import EvidenceProfiles
 from recsys.profiles.template import ENOUGH, Sentence, read_prompt, sentences
-from recsys.profiles.words import one_line
 from recsys.protocols import LanguageModel
 from recsys.tables import Queries
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+from recsys.data.words import MEASURES, facet_name, join, one_line, quoted
 from recsys.profiles.evidence import Evidence, Item, Trait
-from recsys.profiles.words import MEASURES, facet_name, join, one_line, quoted
 
 TEMPLATE = "template"  # prompt_id and model_id of a text that no model wrote
 MAX_WORDS = 100
