@@ -73,10 +73,10 @@ class Bundle:
         found = query_histories(InteractionLog(events)).frame.with_columns(at=pl.lit(self.now, dtype=pl.Int64))
         if users is not None:
             found = wanted.unique(maintain_order=True).to_frame().join(found, on="user_id", maintain_order="left")
-        return Queries(found.select(*Queries.COLUMNS))
+        return Queries(found.select(Queries.held(found)))
 
-    def adhoc(self, history: Sequence[Id], *, user_id: Id | None = None) -> Queries:
-        """One query, now, from a bare list of items, oldest first.
+    def adhoc(self, history: Sequence[Id], *, user_id: Id | None = None, segment: str | None = None) -> Queries:
+        """One query, now, from a bare list of items, oldest first; a segment that nobody had counts as none.
 
         Errors: `UnknownItemError` naming the first item that the catalog does not hold.
         """
@@ -86,7 +86,9 @@ class Bundle:
         if not known.all():
             place = int((~known).arg_true()[0])
             raise UnknownItemError(f"history[{place}] = {history[place]!r} is not in the catalog of bundle {self.path}")
-        return adhoc_query(items.to_list(), user_id=user_id, at=self.now, weight=self.liked, dtype=dtype)
+        return adhoc_query(
+            items.to_list(), user_id=user_id, at=self.now, weight=self.liked, dtype=dtype, segment=segment
+        )
 
 
 def _cast(values: Sequence[Id], dtype: Any, field: str, error: type[Exception]) -> pl.Series:

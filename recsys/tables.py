@@ -20,18 +20,21 @@ _Allowed = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Table:
-    """A checked frame. Subclasses name their columns, the ones that may be null, and the key."""
+    """A checked frame. Subclasses name their columns, the ones that may be absent or null, and the key."""
 
     frame: pl.DataFrame
 
     COLUMNS: ClassVar[Mapping[str, _Allowed]] = {}
+    OPTIONAL: ClassVar[Mapping[str, _Allowed]] = {}
     NULLABLE: ClassVar[frozenset[str]] = frozenset()
     KEY: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        for column, allowed in self.COLUMNS.items():
+        for column, allowed in {**self.COLUMNS, **self.OPTIONAL}.items():
             if column not in self.frame.columns:
+                if column in self.OPTIONAL:
+                    continue
                 raise DataError(f"{name}: column '{column}' is missing (found: {', '.join(self.frame.columns)})")
             series = self.frame[column]
             if series.dtype not in allowed:
@@ -49,6 +52,11 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    @classmethod
+    def held(cls, frame: pl.DataFrame) -> list[str]:
+        """The columns of this kind of table: all that it must have, and of the optional ones those of `frame`."""
+        return [*cls.COLUMNS, *(column for column in cls.OPTIONAL if column in frame.columns)]
 
     def with_frame(self, frame: pl.DataFrame) -> Self:
         """The same kind of table over another frame."""
@@ -70,17 +78,21 @@ class InteractionLog(Table):
     event            : String, the kind of event ("interaction" where the source has none)
     weight           : Float64, the rating or weight (1.0 where the source has none)
     ts               : Int64, Unix seconds; or the position in the user's history where the source has no time
+    segment          : optional; String or null, the group of the user that is known before any history (country, age
+                       band, device), as of the event
 
     Rows are in canonical order: user_id, ts, then item_id. This is how ties in time break, everywhere.
     Repeated (user, item) rows are legitimate.
     """
 
     COLUMNS = {"user_id": ID, "item_id": ID, "event": (pl.String,), "weight": (pl.Float64,), "ts": (pl.Int64,)}
+    OPTIONAL = {"segment": (pl.String,)}
+    NULLABLE = frozenset({"segment"})
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> Self:
         """Build from a frame in any row order."""
-        return cls(frame.select(*cls.COLUMNS).sort("user_id", "ts", "item_id", maintain_order=True))
+        return cls(frame.select(cls.held(frame)).sort("user_id", "ts", "item_id", maintain_order=True))
 
 
 class Catalog(Table):
@@ -108,6 +120,7 @@ class Queries(Table):
     weights  : List(Float64), parallel to history
     times    : List(Int64), parallel to history, none above `at`
     request  : String, the user's own words; may be empty
+    segment  : optional; String, the group of the user at that moment; null where it is not known
     """
 
     COLUMNS = {
@@ -119,7 +132,8 @@ class Queries(Table):
         "times": (pl.List(pl.Int64),),
         "request": (pl.String,),
     }
-    NULLABLE = frozenset({"user_id"})
+    OPTIONAL = {"segment": (pl.String,)}
+    NULLABLE = frozenset({"user_id", "segment"})
     KEY = ("query_id",)
 
     def __post_init__(self) -> None:
@@ -217,15 +231,19 @@ class Slates(Table):
 
 
 def query_histories(log: InteractionLog) -> Queries:
-    """One query per user of `log`, at the user's last event, with the whole log as history; query_id = user_id."""
+    """One query per user of `log`, at the user's last event, with the whole log as history; query_id = user_id.
+
+    A user's segment is that of the last event.
+    """
     frame = log.frame.group_by("user_id", maintain_order=True).agg(
-        at=pl.col("ts").max(), history=pl.col("item_id"), weights=pl.col("weight"), times=pl.col("ts")
+        pl.col("segment").last() if "segment" in log.frame.columns else [],
+        at=pl.col("ts").max(),
+        history=pl.col("item_id"),
+        weights=pl.col("weight"),
+        times=pl.col("ts"),
     )
-    return Queries(
-        frame.select(
-            pl.col("user_id").alias("query_id"), "user_id", "at", "history", "weights", "times", request=pl.lit("")
-        )
-    )
+    frame = frame.with_columns(query_id=pl.col("user_id"), request=pl.lit(""))
+    return Queries(frame.select(Queries.held(frame)))
 
 
 def adhoc_query(
@@ -236,6 +254,7 @@ def adhoc_query(
     at: int = 0,
     weight: float = 1.0,
     dtype: Any = None,
+    segment: str | None = None,
 ) -> Queries:
     """One query from a bare list of items (oldest first), as the endpoint gets it; all of one weight, all `at`."""
     dtype = dtype or (pl.String if any(isinstance(i, str) for i in history) else pl.Int64)
@@ -250,6 +269,7 @@ def adhoc_query(
                 "weights": [[weight] * n],
                 "times": [[at] * n],
                 "request": [""],
+                **({} if segment is None else {"segment": [segment]}),
             },
             schema_overrides={
                 "user_id": pl.String if isinstance(user_id, str) or user_id is None else pl.Int64,

@@ -95,7 +95,8 @@ class HashLM:
     model_id = "test/hash"
 
     def generate(self, prompts: Any, *, max_tokens: int = 128, stop: Any = ()) -> list[str]:
-        return [hashlib.sha256(prompt.encode()).hexdigest()[:max_tokens] for prompt in prompts]
+        """Labels in an order that looks random, which is what a ranking model is asked for."""
+        return [" > ".join(f"[{label}]" for label in sorted(LABELS, key=lambda x: _digest(p, x))) for p in prompts]
 
     def score(self, prompts: Any, answers: Any) -> list[list[Score]]:
         return [[self.one(p, a) for a in some] for p, some in zip(prompts, answers, strict=True)]
@@ -103,6 +104,13 @@ class HashLM:
     def one(self, prompt: str, answer: str) -> Score:
         digest = hashlib.sha256(f"{prompt}\0{answer}".encode()).digest()
         return Score(-int.from_bytes(digest[:4], "big") / 2**28, 1 + digest[4] % 12)
+
+
+LABELS = [chr(ord("A") + place) for place in range(26)]
+
+
+def _digest(*texts: str) -> bytes:
+    return hashlib.sha256("\0".join(texts).encode()).digest()
 
 
 class ConstantLM(HashLM):
@@ -116,6 +124,17 @@ class ConstantLM(HashLM):
         return self.constant
 
 
+class SayingLM(HashLM):
+    """One and the same text as the answer to everything."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.model_id = f"test/saying{len(text)}"
+
+    def generate(self, prompts: Any, *, max_tokens: int = 128, stop: Any = ()) -> list[str]:
+        return [self.text for _ in prompts]
+
+
 MODELS = {
     "noise": HashLM(),
     "all equal": ConstantLM(-3.0, 4),
@@ -123,4 +142,8 @@ MODELS = {
     "impossible": ConstantLM(-math.inf, 3),
     "not a number": ConstantLM(math.nan, 3),
     "huge": ConstantLM(-1e300, 1),
+    "mute": SayingLM(""),
+    "babbling": SayingLM("I am sorry, as a model 99 I cannot [zz] rank A Movie (1999) > ... \u0000 \U0001f600"),
+    "the same again": SayingLM("[B] > [B] > [B] > [B]"),
+    "far too much": SayingLM("[C], " * 5000),
 }

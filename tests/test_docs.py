@@ -21,7 +21,14 @@ from recsys.candidates import (
     TransitionsConfig,
     TwoTowerConfig,
 )
-from recsys.rerank import IdentityConfig, PackedConfig
+from recsys.rerank import (
+    EndpointConfig,
+    IdentityConfig,
+    ListwiseConfig,
+    PackedConfig,
+    PairwiseConfig,
+    SetwiseConfig,
+)
 from recsys.spec import Spec
 
 README = (Path(__file__).parents[1] / "pipelines" / "README.md").read_text(encoding="utf-8")
@@ -38,7 +45,7 @@ SEVERAL = {
         SequentialConfig,
         TwoTowerConfig,
     ),
-    "reranker": (IdentityConfig, PackedConfig),
+    "reranker": (IdentityConfig, PackedConfig, ListwiseConfig, PairwiseConfig, SetwiseConfig, EndpointConfig),
 }
 SECTIONS = [name for name, field in Spec.model_fields.items() if field.default_factory is not None]
 

@@ -208,3 +208,16 @@ def test_the_world_splits_by_both_kinds(world: Dataset) -> None:
         assert len(parts(split)) == len(world.log)
         assert len(split.questions("tune"))
         assert len(split.questions("test"))
+
+
+def test_a_question_has_the_segment_of_its_moment_and_logs_without_segments_ask_without() -> None:
+    frame = pl.DataFrame(
+        {"user_id": [1, 1, 1, 2, 2], "item_id": [1, 2, 3, 1, 2], "ts": [1, 2, 3, 1, 2], "event": "x", "weight": 1.0}
+    )
+    moved = InteractionLog.of(frame.with_columns(segment=pl.Series(["home", "home", "away", None, None])))
+    split = split_log(moved, "leave-last")
+    assert split.questions("test").queries.frame["segment"].to_list() == ["away", None]
+    assert split.questions("tune").queries.frame["segment"].to_list() == ["home"]
+    assert split.known.frame["segment"].to_list() == ["home", "home", None]
+    assert k_core(moved, 1).frame["segment"].to_list() == moved.frame["segment"].to_list()
+    assert "segment" not in split_log(InteractionLog.of(frame), "leave-last").questions("test").queries.frame.columns

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from recsys.errors import DataError
-from recsys.tables import Candidates, Catalog, InteractionLog, Queries, Slates, adhoc_query
+from recsys.tables import Candidates, Catalog, InteractionLog, Queries, Slates, adhoc_query, query_histories
 
 QUERY = adhoc_query([1, 2, 3], user_id=7, at=50).frame
 
@@ -54,3 +54,19 @@ def test_a_propensity_lies_above_zero_and_not_above_one():
 def test_an_empty_table_is_a_table():
     schema = {"query_id": pl.Int64, "item_id": pl.Int64, "score": pl.Float64, "rank": pl.Int64}
     assert len(Candidates(pl.DataFrame(schema={**schema, "source": pl.String, "served_by": pl.String}))) == 0
+
+
+def test_a_segment_may_be_absent_or_null_and_is_text():
+    frame = pl.DataFrame({"user_id": [2, 1, 1], "item_id": [1, 2, 1], "event": "x", "weight": 1.0, "ts": [1, 9, 5]})
+    assert "segment" not in query_histories(InteractionLog.of(frame)).frame.columns
+    log = InteractionLog.of(frame.with_columns(segment=pl.Series([None, "later", "before"]), session=1))
+    assert log.frame.columns == [*InteractionLog.COLUMNS, "segment"]
+    assert query_histories(log).frame.select("user_id", "segment").rows() == [(1, "later"), (2, None)]
+    for table, whole in ((InteractionLog, log.frame), (Queries, QUERY)):
+        with pytest.raises(DataError, match="column 'segment' is Int64, expected String"):
+            table(whole.with_columns(segment=pl.lit(7, dtype=pl.Int64)))
+
+
+def test_a_bare_question_has_a_segment_only_where_one_is_given():
+    assert "segment" not in QUERY.columns
+    assert adhoc_query([], segment="FR").frame["segment"].to_list() == ["FR"]

@@ -123,3 +123,17 @@ def test_what_is_made_of_histories_is_made_once_for_each_reader_and_anew_for_oth
     assert histories.derive("other", read) == 2
     assert histories.slice(0, 1).derive("one", read) == 1
     assert asked == [2, 2, 1]
+
+
+def test_segments_go_with_their_queries() -> None:
+    batch = queries([1, 2], [3], [])
+    whole = vocab([1, 2, 3], pl.Int64).histories(Queries(batch.frame.with_columns(segment=pl.Series(["a", None, "b"]))))
+    parts = (whole, whole.slice(1, 9), whole.take(np.array([2, 0])), whole.without(np.array([0])))
+    assert [part.segments.to_list() for part in parts if part.segments is not None] == [
+        ["a", None, "b"],
+        [None, "b"],
+        ["b", "a"],
+        ["a", None, "b"],
+    ]
+    bare = vocab([1, 2, 3], pl.Int64).histories(batch)
+    assert [part.segments for part in (bare, bare.slice(0, 1), bare.take(np.array([1])))] == [None] * 3

@@ -101,7 +101,7 @@ def check_dataset(folder: Path, *, quarantine: Path | None = None) -> CheckRepor
 def quarantined(inspection: Inspection) -> pl.DataFrame:
     """The violations with the whole bad row beside each, as JSON in the column `record`."""
     parts = []
-    for table in (inspection.log, inspection.items):
+    for table in inspection.tables:
         mine = inspection.violations.filter(pl.col("file") == table.raw.file)
         parts.append(mine.join(_records(table, mine["row"].drop_nulls().unique()), on="row", how="left"))
     return pl.concat(parts)

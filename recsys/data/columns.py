@@ -22,31 +22,37 @@ class IdKind(NamedTuple):
     given: bool
 
 
-def type_ids(log: TypedTable, items: TypedTable) -> None:
-    """User ids and item ids become Int64 or String; item ids the same in both tables.
+def type_ids(log: TypedTable, items: TypedTable, users: TypedTable | None = None) -> None:
+    """User ids and item ids become Int64 or String; the same in the log as in the table that describes them.
 
     A CSV's ids are integers only where each is written as an integer prints ("7", not "007"), so that every id comes
     back as it was given.
     """
-    users = _id_kind(log, "user_id")
-    if users:
-        _type_id(log, "user_id", users.kind)
-    pair = _id_kind(log, "item_id"), _id_kind(items, "item_id")
+    if users is not None:
+        _type_shared("user_id", log, users)
+    elif found := _id_kind(log, "user_id"):
+        _type_id(log, "user_id", found.kind)
+    _type_shared("item_id", log, items)
+
+
+def _type_shared(column: Literal["user_id", "item_id"], log: TypedTable, key: TypedTable) -> None:
+    """An id of the log that is the key of another table."""
+    pair = _id_kind(log, column), _id_kind(key, column)
     kinds = [k for k in pair if k]
     given = {k.kind for k in kinds if k.given}
     joint: Kind = "integer" if {k.kind for k in kinds} == {"integer"} else "text"
     if joint == "text" and "integer" in given:
         words = [k.kind for k in kinds]
-        items.faults.append(
-            ("item_id", None, f"is {words[1]} here but {words[0]} in {log.raw.file}; give both the same type")
+        key.faults.append(
+            (column, None, f"is {words[1]} here but {words[0]} in {log.raw.file}; give both the same type")
         )
         return
-    for table, kind in zip((log, items), pair, strict=True):
+    for table, kind in zip((log, key), pair, strict=True):
         if kind:
-            _type_id(table, "item_id", joint)
-    if "item_id" in items.typed:
-        repeated = ~items.typed["item_id"].is_first_distinct() & ~_absent(items, "item_id")
-        items.rules.append(Rule("item_id", repeated, "repeats the item_id of an earlier row"))
+            _type_id(table, column, joint)
+    if column in key.typed:
+        repeated = ~key.typed[column].is_first_distinct() & ~_absent(key, column)
+        key.rules.append(Rule(column, repeated, f"repeats the {column} of an earlier row"))
 
 
 def type_time(log: TypedTable, now: float) -> Literal["time", "position"]:
@@ -98,6 +104,18 @@ def type_event(log: TypedTable) -> None:
         return
     log.rules.append(Rule("event", _absent(log, "event"), "is missing"))
     log.typed["event"] = _text("event")
+
+
+def type_segment(table: TypedTable) -> None:
+    """The column `segment` of the log or of the users, where there is one; what is blank is null."""
+    schema = table.raw.schema()
+    if "segment" not in schema:
+        return
+    if not (_is_text(schema["segment"]) or schema["segment"].is_integer()):
+        table.faults.append(("segment", None, f"is {schema['segment']}, expected strings or integers"))
+        return
+    text = _text("segment").str.strip_chars()
+    table.typed["segment"] = pl.when(text != "").then(text)
 
 
 def type_title(items: TypedTable) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 from recsys.data.catalog import type_columns
 from recsys.data.check import write_quarantine
 from recsys.data.files import atomic_folder, refuse_taken
-from recsys.data.ingest import describe, item_rows
+from recsys.data.ingest import describe, good_events, item_rows
 from recsys.data.inspection import Inspection, inspect
 from recsys.data.readers import Format, read_foreign
 from recsys.data.source import write_toml
@@ -78,9 +78,8 @@ def import_dataset(
 
 
 def _log(inspection: Inspection) -> pl.DataFrame:
-    """The good events in their order, in public columns: only those that the source has."""
-    table = inspection.log
-    here = table.raw.schema()
+    """The good events in their order, in public columns: only those that the source has; segments of users join in."""
+    here = inspection.log.raw.schema()
     columns = ["user_id", "item_id"]
     names = {}
     if "timestamp" in here or "position" in here:
@@ -88,7 +87,7 @@ def _log(inspection: Inspection) -> pl.DataFrame:
     if "rating" in here or "weight" in here:
         names["weight"] = "rating" if "rating" in here else "weight"
     columns += [*names, *(["event"] if "event" in here else [])]
-    return table.raw.collect(table.good(*columns)).rename(names)
+    return good_events(inspection, *columns).rename(names)
 
 
 def _items(inspection: Inspection) -> tuple[pl.DataFrame, list[str]]:

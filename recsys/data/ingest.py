@@ -82,6 +82,8 @@ def build_dataset(inspection: Inspection) -> Dataset:
     source = inspection.source
     log = build_log(inspection)
     catalog, notes = build_catalog(item_rows(inspection), source.lists, untyped=source.items.untyped)
+    if "segment" in log.frame.columns:
+        notes.append(_segment_note(log))
     repeats = equal_rows(log, with_time=inspection.clock == "time")
     if repeats:
         notes.append(f"{counted(repeats, 'event is', 'events are')} exactly equal to an earlier one: kept")
@@ -109,12 +111,21 @@ def build_dataset(inspection: Inspection) -> Dataset:
 
 def build_log(inspection: Inspection) -> InteractionLog:
     """The good rows as a log. Without a time column, `ts` is the place among the user's events in the file."""
-    table = inspection.log
-    frame = table.raw.collect(table.good(*InteractionLog.COLUMNS))
-    log = InteractionLog.of(frame)
-    if "timestamp" in table.raw.schema() or "position" in table.raw.schema():
+    log = InteractionLog.of(good_events(inspection, *InteractionLog.COLUMNS))
+    here = inspection.log.raw.schema()
+    if "timestamp" in here or "position" in here:
         return log
     return InteractionLog(log.frame.with_columns(ts=pl.int_range(pl.len(), dtype=pl.Int64).over("user_id")))
+
+
+def good_events(inspection: Inspection, *columns: str) -> pl.DataFrame:
+    """Typed columns of the good events in their order, and `segment` where the log or the users have one."""
+    log, users = inspection.log, inspection.users
+    frame = log.raw.collect(log.good(*columns, *(["segment"] if "segment" in log.typed else [])))
+    if users is None:
+        return frame
+    known = users.raw.collect(users.good("user_id", "segment"))
+    return frame.join(known, on="user_id", how="left", maintain_order="left")
 
 
 def item_rows(inspection: Inspection) -> pl.DataFrame:
@@ -122,6 +133,12 @@ def item_rows(inspection: Inspection) -> pl.DataFrame:
     table = inspection.items
     rows = table.only_good().with_columns(**table.typed)
     return table.raw.collect(rows)
+
+
+def _segment_note(log: InteractionLog) -> str:
+    found = log.frame.select("user_id", "segment")
+    nobody = found["user_id"].n_unique() - found.drop_nulls()["user_id"].n_unique()
+    return f"{counted(found['segment'].drop_nulls().n_unique(), 'segment')}; {counted(nobody, 'user')} without one"
 
 
 def equal_rows(log: InteractionLog, *, with_time: bool) -> int:

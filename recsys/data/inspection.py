@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from recsys.data.columns import type_event, type_ids, type_time, type_title, type_weight
+from recsys.data.columns import type_event, type_ids, type_segment, type_time, type_title, type_weight
 from recsys.data.rules import VIOLATIONS, TypedTable
 from recsys.data.source import Source
 
@@ -24,12 +24,18 @@ class Inspection:
     source: Source
     log: TypedTable
     items: TypedTable
+    users: TypedTable | None
     violations: pl.DataFrame
     clock: str
     rated: bool
     orphans: tuple[int, int]
     dropped: int
     notes: tuple[str, ...]
+
+    @property
+    def tables(self) -> list[TypedTable]:
+        """Those that there are."""
+        return [table for table in (self.log, self.items, self.users) if table is not None]
 
     @property
     def readable(self) -> bool:
@@ -43,21 +49,24 @@ def inspect(source: Source, *, now: float | None = None) -> Inspection:
     Errors: `DataError` only where a file cannot be decoded at all.
     """
     log, items = TypedTable(source.interactions), TypedTable(source.items)
-    type_ids(log, items)
+    users = TypedTable(source.users) if source.users else None
+    tables = [table for table in (log, items, users) if table is not None]
+    type_ids(log, items, users)
     clock = type_time(log, time.time() if now is None else now)
     rated = type_weight(log)
     type_event(log)
     type_title(items)
-    for table in (log, items):
+    type_segment(users or log)
+    for table in tables:
         if not table.raw.collect(table.raw.frame.select(pl.len())).item():
             table.faults.append((None, None, "the table has no rows"))
-    violations = pl.concat([log.violations(), items.violations()])
+    violations = pl.concat([table.violations() for table in tables])
     orphans, dropped = (0, 0), 0
     if not violations["row"].is_null().any():
         orphans, dropped, strangers = _orphans(log, items)
         violations = pl.concat([strangers, violations])
     notes = (*source.notes, *log.notes, *items.notes)
-    return Inspection(source, log, items, violations, clock, rated, orphans, dropped, notes)
+    return Inspection(source, log, items, users, violations, clock, rated, orphans, dropped, notes)
 
 
 def _orphans(log: TypedTable, items: TypedTable) -> tuple[tuple[int, int], int, pl.DataFrame]:

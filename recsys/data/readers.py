@@ -29,6 +29,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "rating": ("rating", "score", "stars", "overall"),
     "weight": ("weight",),
     "event": ("event", "eventtype", "action", "behavior", "behaviour"),
+    "segment": (),  # what is known of users is used only where it is asked for
     "title": ("title", "movietitle", "itemtitle", "producttitle", "booktitle", "name", "productname"),
 }
 LOG_FILES = ("interactions", "ratings", "events", "log", "reviews", "purchases", "clicks")

@@ -1,6 +1,7 @@
 """Opening a dataset folder: which files, which columns, in the public names; nothing is judged row by row yet.
 
-A folder holds `interactions.parquet|csv` and `items.parquet|csv`, and may hold a `dataset.toml`:
+A folder holds `interactions.parquet|csv` and `items.parquet|csv`, and may hold `users.parquet|csv` (the users'
+segments; not read where nothing asks for them) and a `dataset.toml`:
 
     name = "shop"
     licence = "our own"
@@ -8,6 +9,7 @@ A folder holds `interactions.parquet|csv` and `items.parquet|csv`, and may hold 
     [columns]                     # public name = the name in the files (or a list of names to try)
     user_id = "uid"
     item_id = ["movie_id", "id"]
+    segment = "country"           # of interactions or of users
     [lists]                       # attribute = the separator of its values ("|" needs no mention)
     genres = " "
 """
@@ -20,15 +22,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.errors import DataError
 
-PublicColumn = Literal["user_id", "item_id", "timestamp", "position", "rating", "weight", "event", "title"]
-INTERACTIONS: tuple[str, ...] = ("user_id", "item_id", "timestamp", "position", "rating", "weight", "event")
+PublicColumn = Literal["user_id", "item_id", "timestamp", "position", "rating", "weight", "event", "segment", "title"]
+INTERACTIONS: tuple[str, ...] = ("user_id", "item_id", "timestamp", "position", "rating", "weight", "event", "segment")
+USERS: tuple[str, ...] = ("user_id", "segment")
 FORMATS = (".parquet", ".csv")
 # What polars raises over a file that is damaged or of another kind; a panic is how its Parquet reader meets nonsense.
 UNREADABLE = (
@@ -96,7 +99,7 @@ class RawTable:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset before any row is judged."""
+    """A dataset before any row is judged. `users` is there where the segments are to be had from it."""
 
     name: str
     interactions: RawTable
@@ -104,6 +107,7 @@ class Source:
     lists: Mapping[str, str]
     licence: str = ""
     notes: tuple[str, ...] = ()
+    users: RawTable | None = None
 
 
 def open_folder(folder: Path) -> Source:
@@ -116,23 +120,28 @@ def open_folder(folder: Path) -> Source:
             f"{folder}: no such folder, or no permission to read it; a dataset is a folder of interactions and items"
         )
     meta = read_toml(folder)
-    interactions, items = (_renamed(open_table(_find(folder, stem)), meta) for stem in ("interactions", "items"))
+    interactions = _renamed(open_table(_find(folder, "interactions")), meta.columns)
+    # A segment is the users': an attribute of the items that is called so, or as the mapped column, stays what it is.
+    of_items = {public: theirs for public, theirs in meta.columns.items() if public != "segment"}
+    items = _renamed(open_table(_find(folder, "items")), of_items)
+    users = None if "segment" in interactions.schema() else _users(folder, meta)
     for public, theirs in meta.columns.items():
-        if public not in {*interactions.schema(), *items.schema()}:
+        places = [interactions, users] if public == "segment" else [interactions, items, users]
+        if not any(public in table.schema() for table in places if table):
             raise DataError(f"{folder / 'dataset.toml'}: [columns] {public} = {theirs!r}: no file has such a column")
     for attribute in meta.lists:
         if attribute not in items.schema():
             raise DataError(f"{folder / 'dataset.toml'}: [lists] {attribute}: {items.file} has no such column")
     items, ignored = _without_ignored(items, meta.ignore, folder / "dataset.toml")
-    used = {interactions.file, items.file}
+    used = {interactions.file, items.file, *([users.file] if users else [])}
     extra = sorted(f.name for f in folder.iterdir() if f.suffix in FORMATS and f.name not in used)
     notes = [f"ignored files: {', '.join(extra)}"] if extra else []
-    surplus = [c for c in interactions.schema() if c not in INTERACTIONS]
-    if surplus:
-        notes.append(f"ignored columns of {interactions.file}: {', '.join(surplus)}")
+    for table, public_names in ((interactions, INTERACTIONS), (users, USERS)):
+        if table and (surplus := [c for c in table.schema() if c not in public_names]):
+            notes.append(f"ignored columns of {table.file}: {', '.join(surplus)}")
     notes.extend(ignored)
     name = meta.name or folder.resolve().name
-    return Source(name, interactions, items, meta.lists, meta.licence, tuple(notes))
+    return Source(name, interactions, items, meta.lists, meta.licence, tuple(notes), users)
 
 
 def read_toml(folder: Path) -> DatasetFile:
@@ -168,6 +177,14 @@ def open_table(path: Path) -> RawTable:
     return RawTable(path.name, pl.scan_parquet(path), untyped=False, path=path)
 
 
+def _users(folder: Path, meta: DatasetFile) -> RawTable | None:
+    """The table of users where it has segments; users may be described for other ends, and then it is not read."""
+    if not any((folder / f"users{suffix}").is_file() for suffix in FORMATS):
+        return None
+    users = _renamed(open_table(_find(folder, "users")), meta.columns)
+    return users if "segment" in users.schema() else None
+
+
 def _find(folder: Path, stem: str) -> Path:
     found = [folder / f"{stem}{suffix}" for suffix in FORMATS if (folder / f"{stem}{suffix}").is_file()]
     if not found:
@@ -177,11 +194,11 @@ def _find(folder: Path, stem: str) -> Path:
     return found[0]
 
 
-def _renamed(table: RawTable, meta: DatasetFile) -> RawTable:
+def _renamed(table: RawTable, columns: Mapping[Any, str | list[str]]) -> RawTable:
     """Give mapped columns their public names; a column that already had that name gives way."""
     names: dict[str, str] = {}
     here = table.schema()
-    for public, theirs in meta.columns.items():
+    for public, theirs in columns.items():
         tried = [theirs] if isinstance(theirs, str) else theirs
         match = next((name for name in tried if name in here), None)
         if match is not None:

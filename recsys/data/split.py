@@ -68,6 +68,8 @@ def ask(log: InteractionLog, held_out: InteractionLog) -> Questions:
         log.frame.join(users, on="user_id", how="semi", maintain_order="left")
         .group_by("user_id", maintain_order=True)
         .agg(
+            # Of the moment of the question: a segment is known before the answer is.
+            pl.col("segment").last() if "segment" in log.frame.columns else [],
             at=pl.col("ts").last(),
             answer=pl.col("item_id").last(),
             history=pl.col("item_id").slice(0, pl.len() - 1),
@@ -77,7 +79,7 @@ def ask(log: InteractionLog, held_out: InteractionLog) -> Questions:
         .with_columns(query_id=pl.col("user_id"), request=pl.lit(""))
     )
     return Questions(
-        Queries(frame.select("query_id", "user_id", "at", "history", "weights", "times", "request")),
+        Queries(frame.select(Queries.held(frame))),
         Truth(frame.select("query_id", item_id="answer")),
     )
 

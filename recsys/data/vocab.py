@@ -26,13 +26,15 @@ def place_in_group(sorted_groups: npt.NDArray[np.integer]) -> npt.NDArray[np.int
 class Histories:
     """The histories of a batch of queries as codes, in CSR form: query q owns items[indptr[q]:indptr[q + 1]].
 
-    Oldest first. Items outside the vocabulary are left out.
+    Oldest first. Items outside the vocabulary are left out. `segments` holds the queries' own, one each, as they are
+    written (String, or null), and is None where the queries have none.
     """
 
     indptr: npt.NDArray[np.int64]
     items: Codes
     weights: npt.NDArray[np.float32]
     times: npt.NDArray[np.int64]
+    segments: pl.Series | None = None
     _derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -57,21 +59,24 @@ class Histories:
         """The queries from `start` up to, not including, `stop`."""
         stop = min(stop, len(self))
         lo, hi = self.indptr[start], self.indptr[stop]
-        return Histories(self.indptr[start : stop + 1] - lo, self.items[lo:hi], self.weights[lo:hi], self.times[lo:hi])
+        own = None if self.segments is None else self.segments[start:stop]
+        indptr = self.indptr[start : stop + 1] - lo
+        return Histories(indptr, self.items[lo:hi], self.weights[lo:hi], self.times[lo:hi], own)
 
     def take(self, queries: npt.NDArray[np.integer]) -> "Histories":
         """Some of the queries, in the order given."""
         sizes = np.diff(self.indptr)[queries]
         indptr = np.concatenate([[0], np.cumsum(sizes)])
         place = np.arange(indptr[-1]) + np.repeat(self.indptr[queries] - indptr[:-1], sizes)
-        return Histories(indptr, self.items[place], self.weights[place], self.times[place])
+        own = None if self.segments is None else self.segments.gather(queries)
+        return Histories(indptr, self.items[place], self.weights[place], self.times[place], own)
 
     def without(self, events: npt.NDArray[np.integer]) -> "Histories":
         """All queries, without the events at these places."""
         keep = np.ones(len(self.items), dtype=bool)
         keep[events] = False
         indptr = np.concatenate([[0], np.cumsum(keep)])[self.indptr]
-        return Histories(indptr, self.items[keep], self.weights[keep], self.times[keep])
+        return Histories(indptr, self.items[keep], self.weights[keep], self.times[keep], self.segments)
 
 
 @dataclass(frozen=True)
@@ -116,4 +121,5 @@ class Vocab:
             codes[known],
             frame["weights"].list.explode(empty_as_null=False).to_numpy()[known].astype(np.float32),
             frame["times"].list.explode(empty_as_null=False).to_numpy()[known],
+            frame["segment"] if "segment" in frame.columns else None,
         )

@@ -45,6 +45,11 @@ class RankRequest(BaseModel):
     history: list[WireId] | None = Field(
         default=None, max_length=MAX_HISTORY, description="item ids, oldest first; [] for a visitor without a past"
     )
+    segment: WireId | None = Field(
+        default=None,
+        description="goes with history: the visitor's group (a country, an age band), as the log writes segments; an "
+        "unknown one counts as none, and so does any where the bundle has no popularity by segment",
+    )
     k: int = Field(
         default=10,
         ge=1,
@@ -56,6 +61,8 @@ class RankRequest(BaseModel):
     def _one_of_two(self) -> Self:
         if (self.user_id is None) == (self.history is None):
             raise PydanticCustomError("one_of", "give exactly one of 'user_id' and 'history'")
+        if self.user_id is not None and self.segment is not None:
+            raise PydanticCustomError("segment_of_user", "'segment' goes with 'history': the log knows its users' own")
         return self
 
 
@@ -135,7 +142,8 @@ class Ranker:
         if request.user_id is not None:
             queries = self.bundle.queries([request.user_id])
         else:
-            queries = self.bundle.adhoc(request.history or [])
+            segment = None if request.segment is None else str(request.segment).strip()
+            queries = self.bundle.adhoc(request.history or [], segment=segment)
         with self._lock:
             rows = self.bundle.recommender.recommend(queries, k).frame.sort("rank")
         items = [
