@@ -11,6 +11,7 @@ import numpy.typing as npt
 from recsys.tables import Candidates, Catalog, InteractionLog, Profiles, Queries, Slates
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,34 @@ class LanguageModel(Protocol):
 
 
 @runtime_checkable
+class Chooser(Protocol):
+    """What a language model may offer besides: typed decisions, answers held to one of some given texts."""
+
+    def choose(self, prompts: Sequence[str], options: Sequence[str]) -> list[str]:
+        """For each prompt (a user turn) the option that the model takes. Errors: as `LanguageModel`."""
+        ...
+
+
+@runtime_checkable
+class Rater(Protocol):
+    """What a server may offer besides: log probabilities of some words as what comes next, in one request."""
+
+    def rate(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[list[float]]:
+        """For each prompt (raw text), the log probability of each option, a word of one token; unlikely ones may share
+        a low one; NaN where nothing is known. Errors: as `LanguageModel`."""
+        ...
+
+
+@runtime_checkable
+class RelevanceModel(Protocol):
+    """What a server may offer besides: scores of documents for a query, by a model made for that."""
+
+    def relevance(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
+        """For each query, the score of each of its documents; higher is better. Errors: as `LanguageModel`."""
+        ...
+
+
+@runtime_checkable
 class TextEncoder(Protocol):
     """Text to unit vectors."""
 
@@ -56,6 +85,11 @@ class TextEncoder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """(len(texts), dim) float32, rows of unit length."""
+        ...
+
+    def states(self, texts: Sequence[str], max_tokens: int) -> tuple[Floats, Ints]:
+        """What the encoder makes of each token in its place: (tokens, dim) float32, text after text, and (len(texts) +
+        1,) where each text begins and ends. Texts lose what lies beyond `max_tokens`."""
         ...
 
 

@@ -29,7 +29,7 @@ from recsys.policy import TopConfig
 from recsys.profiles import ProfilesConfig, summarize
 from recsys.protocols import LanguageModel, Reranker, TextEncoder
 from recsys.recommender import Recommender
-from recsys.rerank import AnyRerankerConfig, Fallback, Identity, IdentityConfig, PackedConfig
+from recsys.rerank import AnyRerankerConfig, Fallback, Identity, IdentityConfig
 from recsys.settings import Settings
 from recsys.tables import Catalog, InteractionLog, Queries, query_histories
 
@@ -56,7 +56,7 @@ class Spec(BaseModel):
 
     def needs_lm(self) -> bool:
         """Whether a part asks a language model while it is fitted."""
-        return self.reranker.kind != "identity" or (self.lm.kind != "none" and self.profiles.lm_users > 0)
+        return self.reranker.needs_lm or (self.lm.kind != "none" and self.profiles.lm_users > 0)
 
 
 def load_spec(path: Path) -> Spec:
@@ -149,7 +149,7 @@ def fit(
     tuning: dict[str, Any] = {}
     start: HeadStart | None = None
     reranker: Reranker = Identity()
-    if isinstance(spec.reranker, PackedConfig):
+    if not isinstance(spec.reranker, IdentityConfig):
         if lm is None:
             raise SpecError(f"reranker.kind = '{spec.reranker.kind}' needs a language model: set lm.kind")
         with clock.step("fit candidates before tune"):

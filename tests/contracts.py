@@ -28,7 +28,9 @@ from checks import (
     with_history,
     with_word_vectors,
 )
+from recsys.errors import BundleError
 from recsys.protocols import CandidateGenerator, ProfileSource, Reranker
+from recsys.rerank import load_reranker
 from recsys.tables import Candidates, Catalog, InteractionLog, Profiles, Queries
 
 
@@ -277,6 +279,36 @@ class RerankerContract:
         reranker.save(tmp_path / "part")
         assert_no_pickle(tmp_path / "part")
         assert_same_candidates(self.load(tmp_path / "part", HashLM()).rerank(*case), before)
+
+
+class PromptedContract(RerankerContract):
+    """What every reranker keeps to whose judge writes prompts."""
+
+    def test_the_order_of_rows_changes_nothing(self, case: Any) -> None:
+        queries, candidates, profiles, catalog = case
+        shuffled = Candidates(candidates.frame.sample(fraction=1.0, shuffle=True, seed=3))
+        reranker = self.make(HashLM())
+        assert_same_candidates(reranker.rerank(queries, shuffled, profiles, catalog), reranker.rerank(*case))
+
+    def test_opinions_are_one_number_for_each_candidate(self, case: Any) -> None:
+        queries, candidates, profiles, catalog = case
+        heads = [rows.head(n) for n, rows in enumerate(candidates.frame.partition_by("query_id"), start=1)]
+        judge: Any = self.make(HashLM()).judge  # type: ignore[attr-defined]
+        opinions = list(judge.opinions(heads[:6], queries, profiles, catalog))
+        assert [len(opinion) for opinion in opinions] == [len(head) for head in heads[:6]]
+        assert all(opinion.dtype == np.float64 and np.isfinite(opinion).all() for opinion in opinions)
+
+    def test_another_language_model_than_at_fit_is_refused(self, case: Any, tmp_path: Path) -> None:
+        self.make(HashLM()).save(tmp_path / "part")
+        with pytest.raises(BundleError, match="was fitted with the language model 'test/hash'"):
+            load_reranker(self.make(HashLM()).judge.kind, tmp_path / "part", lambda: MODELS["mute"])  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("name", ["reranker.json", "counts.parquet", "judge/judge.json"])
+    def test_a_damaged_part_is_a_bundle_error(self, tmp_path: Path, name: str) -> None:
+        self.make(HashLM()).save(tmp_path / "part")
+        (tmp_path / "part" / name).write_bytes(b"not what it was")
+        with pytest.raises(BundleError, match="is not readable as a"):
+            self.load(tmp_path / "part", HashLM())
 
 
 class ProfileSourceContract:

@@ -97,11 +97,11 @@ class FakeBundle:
             parts.append(row)
         return Queries(pl.concat(parts))
 
-    def adhoc(self, history: list[Id], *, user_id: Id | None = None) -> Queries:
+    def adhoc(self, history: list[Id], *, user_id: Id | None = None, segment: str | None = None) -> Queries:
         for item in history:
             if item not in ITEMS:
                 raise UnknownItemError(f"item '{item}' is not in the catalog of bundle {self.path}")
-        return adhoc_query(history, user_id=user_id, dtype=pl.Int64)
+        return adhoc_query(history, user_id=user_id, dtype=pl.Int64, segment=segment)
 
 
 def fake_bundle(folder: Path, recommender: FakeRecommender | None = None, *, mark: str = "one") -> Bundle:

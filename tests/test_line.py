@@ -52,7 +52,7 @@ def written(evaluated: Any, spec: Any, tiny: Any, tmp_path_factory: pytest.TempP
     from recsys.rerank.fusion import LinearFusion
 
     line = evaluated.fitted.recommender
-    outspoken = replace(line.reranker.primary, fusion=LinearFusion({"score": 1.0, "pmi": 1.0}))
+    outspoken = replace(line.reranker.primary, fusions={"plain": LinearFusion({"score": 1.0, "lm": 1.0})})
     folder = tmp_path_factory.mktemp("line") / "bundle"
     return bundle.write(folder, replace(line, reranker=Fallback(outspoken)), tiny, spec=spec, known=evaluated.known)
 

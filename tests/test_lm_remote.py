@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import threading
 import time
 import traceback
@@ -18,7 +19,7 @@ from pydantic import SecretStr
 
 from recsys.errors import ModelError, SpecError
 from recsys.lm import LMConfig, RemoteLM, ReplayLM, load_lm
-from recsys.protocols import LanguageModel, Score
+from recsys.protocols import Chooser, LanguageModel, Rater, RelevanceModel, Score
 from recsys.settings import Settings
 
 KEY = "sk-very-secret-0123456789"
@@ -32,6 +33,10 @@ def logprob(text: str, at: int) -> float:
 def after(prompt: str, answer: str) -> Score:
     whole = prompt + answer
     return Score(sum(logprob(whole, at) for at in range(max(len(prompt), 1), len(whole))), len(answer) - (not prompt))
+
+
+NEXT = {" B": -0.5, "▁A": -2.0, "A": -1.5, "the": -3.0, "C.": -4.0}
+"""The server's likeliest next tokens, whatever the prompt."""
 
 
 class Server(ThreadingHTTPServer):
@@ -75,13 +80,39 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, self.server.raw)
         elif self.path == "/v1/chat/completions":
             text = body["messages"][0]["content"].upper() + ". and more"
+            if "choice" in self.server.ways and "structured_outputs" in body:
+                text = body["structured_outputs"]["choice"][-1]
             message = {"role": "assistant", "content": text if "mute" not in text.lower() else None}
             choice = {"index": 0, "finish_reason": "stop", "message": message}
-            self.answer(200, {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
+            if "next in chat" in self.server.ways and body.get("logprobs"):
+                rows = [{"token": token, "logprob": value, "bytes": None} for token, value in NEXT.items()]
+                choice["logprobs"] = {"content": [{**rows[0], "top_logprobs": rows}], "refusal": None}
+            facts = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+            self.answer(200, facts | self.usage(len(text)))
+        elif self.path in ("/v1/rerank", "/v1/score"):
+            self.relevance(body)
         else:
             self.complete(body)
         with self.server.lock:
             self.server.busy -= 1
+
+    def usage(self, received: int) -> dict[str, Any]:
+        counted = {"prompt_tokens": 1000, "completion_tokens": received, "total_tokens": 1000 + received}
+        return {"usage": counted} if "usage" in self.server.ways else {}
+
+    def relevance(self, body: dict[str, Any]) -> None:
+        """A document's score is its length less the query's; rows come best first, as servers send them."""
+        way = self.path.rsplit("/", 1)[1]
+        if way not in self.server.ways:
+            return self.answer(404, {"error": {"message": "no such path"}})
+        query, texts = (
+            body["query" if way == "rerank" else "text_1"],
+            body["documents" if way == "rerank" else "text_2"],
+        )
+        key = "relevance_score" if way == "rerank" else "score"
+        rows = [{"index": i, key: len(text) - len(query)} for i, text in enumerate(texts) if "@@lost" not in text]
+        rows.sort(key=lambda row: -row[key])
+        self.answer(200, {"id": "1", "model": "m", "results" if way == "rerank" else "data": rows} | self.usage(0))
 
     def complete(self, body: dict[str, Any]) -> None:
         text, choice = body["prompt"], {"index": 0, "finish_reason": "length", "text": "!", "logprobs": None}
@@ -95,6 +126,13 @@ class Handler(BaseHTTPRequestHandler):
                 "token_logprobs": [*values, -9.0],
                 "text_offset": list(range(len(text) + 1)) if "offsets" in self.server.ways else None,
                 "top_logprobs": None,
+            }
+        if "next" in self.server.ways and body.get("logprobs") == 20:
+            choice["logprobs"] = {
+                "tokens": ["!"],
+                "token_logprobs": [-1.0],
+                "text_offset": [0],
+                "top_logprobs": [NEXT if "@@far" not in text else {"!": -1.0}],
             }
         if "prompt_logprobs" in body and "prompt_logprobs" in self.server.ways:
             choice["prompt_logprobs"] = [
@@ -311,3 +349,79 @@ def test_the_first_failure_cancels_what_is_not_yet_sent(server: Server) -> None:
     with few.client, pytest.raises(ModelError, match="answered 400"):
         few.generate([str(i) for i in range(100)])
     assert len(server.requests) < 50
+
+
+def test_a_typed_decision_is_asked_for_as_vllm_has_it(lm: RemoteLM, server: Server) -> None:
+    assert isinstance(lm, Chooser)
+    server.ways |= {"choice"}
+    assert lm.choose(["which?", "and which?"], ["A", "B"]) == ["B", "B"]
+    assert {r["messages"][0]["content"] for r in server.requests} == {"which?", "and which?"}
+    assert [r["structured_outputs"] for r in server.requests] == [{"choice": ["A", "B"]}] * 2
+    server.ways = set()  # a server that does not know the field and answers anything
+    assert lm.choose(["which?"], ["A", "B"]) == ["WHICH?. and more"]
+    server.plan = [400]
+    with pytest.raises(ModelError, match="answered 400"):
+        lm.choose(["which?"], ["A", "B"])
+
+
+@pytest.mark.parametrize("way", ["next", "next in chat"])
+def test_next_words_are_rated_in_one_request_each(lm: RemoteLM, server: Server, way: str) -> None:
+    assert isinstance(lm, Rater)
+    server.ways = {way}
+    assert lm.rate(["p", "q"], [["A", "B", "C"], ["B", "D", "E"]]) == [[-1.5, -0.5, -5.0], [-0.5, -5.0, -5.0]]
+    assert len(server.requests) == 2 + (way == "next in chat")  # the first finds out that there are only chats
+    assert lm.rate([], []) == []
+
+
+def test_a_prompt_after_which_no_option_is_likely_says_nothing(lm: RemoteLM, server: Server) -> None:
+    server.ways = {"next"}
+    known, unknown = lm.rate(["near", "@@far"], [["A", "B"], ["A", "B"]])
+    assert known == [-1.5, -0.5]
+    assert all(math.isnan(value) for value in unknown)
+
+
+def test_a_server_without_log_probabilities_of_its_answers_is_told_apart(lm: RemoteLM) -> None:
+    with pytest.raises(ModelError, match="gives no log probabilities of what it writes"):
+        lm.rate(["p"], [["A", "B"]])
+
+
+@pytest.mark.parametrize("way", ["rerank", "score"])
+def test_documents_are_scored_by_whichever_endpoint_the_server_has(lm: RemoteLM, server: Server, way: str) -> None:
+    assert isinstance(lm, RelevanceModel)
+    server.ways = {way}
+    found = lm.relevance(["query", "q", "none"], [["a", "four", "more"], ["longest", "b"], []])
+    assert found == [[-4.0, -1.0, -1.0], [6.0, 0.0], []]
+    assert lm.relevance(["none"], [[]]) == [[]]
+    asked = [r for r in server.requests if ("query" in r) == (way == "rerank")]
+    assert len(asked) == 2
+
+
+def test_queries_are_sent_some_at_a_time(lm: RemoteLM, server: Server) -> None:
+    server.ways, server.delay = {"rerank"}, 0.05
+    assert lm.relevance(["q"] * 12, [["a", "b" * n] for n in range(12)]) == [[0.0, n - 1.0] for n in range(12)]
+    assert 1 < server.most_busy <= 8
+
+
+def test_a_server_without_a_reranker_is_told_apart(lm: RemoteLM, server: Server) -> None:
+    with pytest.raises(ModelError, match="has neither the endpoint rerank nor score"):
+        lm.relevance(["q"], [["a"]])
+
+
+def test_scores_that_leave_out_a_document_are_nonsense(lm: RemoteLM, server: Server) -> None:
+    server.ways = {"rerank"}
+    with pytest.raises(ModelError, match="answered nonsense: rerank scores 1 of 2 documents"):
+        lm.relevance(["q"], [["a", "@@lost"]])
+
+
+def test_tokens_are_counted_as_the_server_says_and_estimated_where_it_does_not(lm: RemoteLM, server: Server) -> None:
+    lm.generate(["a" * 400], stop=["."])
+    assert (lm.usage.sent, lm.usage.received) == (101, 103)
+    server.ways = {"usage", "rerank"}
+    lm.generate(["a", "b"], stop=["."])
+    assert (lm.usage.sent, lm.usage.received) == (101 + 2000, 103 + 2 * len("A. and more"))
+    lm.relevance(["q"], [["a", "b"]])
+    assert lm.usage.sent == 101 + 3000
+    lm.usage.sent = lm.usage.received = 0
+    server.ways = {"echo"}
+    lm.score(["Next: "], [["Ran"]])
+    assert lm.usage.sent > 0

@@ -22,15 +22,15 @@ def made_lists(n: int, truth: dict[str, float], seed: int = 0) -> Lists:
 
 
 def fitted(lists: Lists, **changes: object) -> tuple[dict[str, float], object]:
-    facts = {"base": "score", "lm_features": ("pmi",), "grid": GRID, "certainty": 1.0, "seed": 0}
+    facts = {"base": "score", "lm_features": ("lm",), "grid": GRID, "certainty": 1.0, "seed": 0}
     asked = {"queries": 2 * len(lists), "with_answer": len(lists)}
     fusion, report = fit_fusion(lists, **{**facts, **asked, **changes})  # type: ignore[arg-type]
     return dict(fusion.weights), report
 
 
 def test_a_feature_that_says_who_the_answer_is_gets_its_weight_and_lifts_ndcg() -> None:
-    weights, report = fitted(made_lists(300, {"score": 1.0, "pmi": 0.8}))
-    assert 0.5 < weights["pmi"] / weights["score"] < 1.1
+    weights, report = fitted(made_lists(300, {"score": 1.0, "lm": 0.8}))
+    assert 0.5 < weights["lm"] / weights["score"] < 1.1
     assert report.gain > 0  # type: ignore[attr-defined]
     assert report.without_lm < report.reranked  # type: ignore[attr-defined]
     assert "reranked" in report.verdict  # type: ignore[attr-defined]
@@ -38,7 +38,7 @@ def test_a_feature_that_says_who_the_answer_is_gets_its_weight_and_lifts_ndcg() 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_features_of_pure_noise_never_make_the_order_much_worse_on_new_lists(seed: int) -> None:
-    truth = {"score": 1.0, "pmi": 0.0, "log_popularity": 0.0, "log_rank": 0.0}
+    truth = {"score": 1.0, "lm": 0.0, "log_popularity": 0.0, "log_rank": 0.0}
     weights, _ = fitted(made_lists(100, truth, seed))
     new = made_lists(4000, truth, seed=100 + seed)
     fused = ndcg(new, new.values @ np.array([weights[name] for name in new.names])).mean()
@@ -46,32 +46,32 @@ def test_features_of_pure_noise_never_make_the_order_much_worse_on_new_lists(see
 
 
 def test_most_noise_is_refused_outright() -> None:
-    truth = {"score": 1.0, "pmi": 0.0}
-    kept = [fitted(made_lists(100, truth, seed))[0]["pmi"] == 0.0 for seed in range(8)]
+    truth = {"score": 1.0, "lm": 0.0}
+    kept = [fitted(made_lists(100, truth, seed))[0]["lm"] == 0.0 for seed in range(8)]
     assert sum(kept) >= 5
 
 
 def test_more_certainty_keeps_more_often_to_the_candidates() -> None:
-    lists = made_lists(80, {"score": 1.0, "pmi": 0.8})
-    assert fitted(lists, certainty=0.0)[0]["pmi"] > 0
-    assert fitted(lists, certainty=50.0)[0]["pmi"] == 0.0
+    lists = made_lists(80, {"score": 1.0, "lm": 0.8})
+    assert fitted(lists, certainty=0.0)[0]["lm"] > 0
+    assert fitted(lists, certainty=50.0)[0]["lm"] == 0.0
 
 
 def test_without_any_answer_in_the_lists_the_prior_is_kept() -> None:
-    empty = Lists(("score", "pmi"), np.zeros((0, 2)), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    empty = Lists(("score", "lm"), np.zeros((0, 2)), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
     weights, report = fitted(empty, queries=40, with_answer=0)
-    assert weights == {"score": 1.0, "pmi": 0.0}
+    assert weights == {"score": 1.0, "lm": 0.0}
     assert "none of 40" in report.verdict  # type: ignore[attr-defined]
 
 
 def test_one_list_is_too_few_to_learn_from() -> None:
-    weights, report = fitted(made_lists(1, {"score": 1.0, "pmi": 5.0}))
-    assert weights == {"score": 1.0, "pmi": 0.0}
+    weights, report = fitted(made_lists(1, {"score": 1.0, "lm": 5.0}))
+    assert weights == {"score": 1.0, "lm": 0.0}
     assert report.l2 is None  # type: ignore[attr-defined]
 
 
 def test_the_fit_is_deterministic() -> None:
-    lists = made_lists(120, {"score": 1.0, "pmi": 0.5})
+    lists = made_lists(120, {"score": 1.0, "lm": 0.5})
     assert fitted(lists) == fitted(lists)
 
 
@@ -89,7 +89,7 @@ def test_ndcg_is_the_expected_one_where_scores_tie() -> None:
 
 
 def test_the_gain_counts_queries_without_their_answer_as_zero() -> None:
-    lists = made_lists(300, {"score": 1.0, "pmi": 0.8})
+    lists = made_lists(300, {"score": 1.0, "lm": 0.8})
     all_hit = fitted(lists, queries=300, with_answer=300)[1]
     half_hit = fitted(lists, queries=600, with_answer=300)[1]
     assert half_hit.gain == pytest.approx(all_hit.gain / 2)  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from recsys.data.split import Questions
 from recsys.errors import BundleError, DataError, ModelError, SpecError, UnknownItemError
 from recsys.lm.replay import ScriptedLM
 from recsys.profiles import ProfilesConfig
-from recsys.rerank import Fallback, PackedConfig, PackedReranker, load_reranker
+from recsys.rerank import Fallback, Fused, PackedConfig, load_reranker
 from recsys.rerank.fusion import LinearFusion
-from recsys.rerank.prompt import Prompt
+from recsys.rerank.packed import PackedJudge
+from recsys.rerank.prompt import About, Prompt
 from recsys.tables import Candidates, Catalog, Id, Profiles, Queries, Truth
 
 Case = tuple[Queries, Candidates, Profiles, Catalog]
@@ -61,10 +63,15 @@ def case_of(world: Any, split: Any, part: str, n_queries: int, n_items: int) -> 
     return questions, (questions.queries, candidates, profiles, world.catalog)
 
 
-def reranker(lm: Any, config: PackedConfig = CONFIG, counts: dict[Id, int] | None = None) -> PackedReranker:
+def reranker(lm: Any, config: PackedConfig = CONFIG, counts: dict[Id, int] | None = None) -> Fused:
     """One that listens to the model more than to the candidates."""
-    weights = {"score": 1.0, "log_rank": 0.1, "pmi": 2.0, "log_popularity": 0.3}
-    return PackedReranker(config, Prompt.read(config.prompt), lm, LinearFusion(weights), counts or {})
+    weights = {"score": 1.0, "log_rank": 0.1, "lm": 2.0, "log_popularity": 0.3}
+    judge = PackedJudge(config, Prompt.read(config.prompt), lm)
+    return Fused(judge, config.depth, {"plain": LinearFusion(weights)}, counts or {})
+
+
+def loaded(path: Path, lm: Any) -> Any:
+    return load_reranker("packed", path, lambda: lm)
 
 
 class TestPackedContract(RerankerContract):
@@ -73,11 +80,11 @@ class TestPackedContract(RerankerContract):
     def case(cls, world: Any, world_split: Any) -> Case:
         return case_of(world, world_split, "tune", 12, 20)[1]
 
-    def make(self, lm: Any) -> PackedReranker:
+    def make(self, lm: Any) -> Fused:
         return reranker(lm)
 
-    def load(self, path: Path, lm: Any) -> PackedReranker:
-        return PackedReranker.load(path, lambda: lm)
+    def load(self, path: Path, lm: Any) -> Any:
+        return loaded(path, lm)
 
 
 class TestFallbackContract(TestPackedContract):
@@ -98,7 +105,7 @@ def tuning(world: Any, world_split: Any) -> tuple[Questions, Case]:
     return case_of(world, world_split, "tune", 150, 20)
 
 
-def fit(tuning: tuple[Questions, Case], world_split: Any, lm: Any, **changes: Any) -> PackedReranker:
+def fit(tuning: tuple[Questions, Case], world_split: Any, lm: Any, **changes: Any) -> Any:
     questions, (_, candidates, profiles, catalog) = tuning
     config = CONFIG.model_copy(update={"depth": 20, **changes})
     return config.fit(questions, candidates, profiles, catalog, world_split.fit, lm, seed=0)
@@ -133,7 +140,7 @@ def test_a_model_that_knows_the_answer_lifts_it(tuning: Any, world_split: Any) -
     questions, (queries, candidates, profiles, catalog) = tuning
     lm = ScriptedLM(likelihood=knows_the_answers(questions, catalog, Prompt.read("pmi-v1")))
     fitted = fit(tuning, world_split, lm)
-    assert fitted.fusion.weights["pmi"] > 0
+    assert fitted.fusions["plain"].weights["lm"] > 0
     truth = questions.truth.frame
     before, after = (
         mean_ndcg(candidates, truth),
@@ -145,12 +152,12 @@ def test_a_model_that_knows_the_answer_lifts_it(tuning: Any, world_split: Any) -
 
 def test_a_model_that_knows_nothing_is_not_listened_to_nor_asked(tuning: Any, world_split: Any) -> None:
     _, case = tuning
-    fitted = fit(tuning, world_split, ScriptedLM(likelihood=-2.0), features=("score", "pmi"))
-    assert dict(fitted.fusion.weights) == {"score": 1.0, "pmi": 0.0}
+    fitted = fit(tuning, world_split, ScriptedLM(likelihood=-2.0), features=("score", "lm"))
+    assert dict(fitted.fusions["plain"].weights) == {"score": 1.0, "lm": 0.0}
     assert "kept" in fitted.report["verdict"]
-    fitted.lm.calls.clear()  # type: ignore[attr-defined]
+    fitted.judge.lm.calls.clear()  # type: ignore[attr-defined]
     answer = fitted.rerank(*case)
-    assert fitted.lm.calls == []  # type: ignore[attr-defined]
+    assert fitted.judge.lm.calls == []  # type: ignore[attr-defined]
     key = ["query_id", "rank"]
     assert answer.frame.sort(key)["item_id"].equals(case[1].frame.sort(key)["item_id"])
 
@@ -158,7 +165,7 @@ def test_a_model_that_knows_nothing_is_not_listened_to_nor_asked(tuning: Any, wo
 def test_the_fit_reads_at_most_tune_users_lists_and_only_those_with_the_answer(tuning: Any, world_split: Any) -> None:
     lm = ScriptedLM()
     fitted = fit(tuning, world_split, lm, tune_users=30)
-    asked = {prompt for _, prompt in lm.calls} - {fitted.prompt.empty}
+    asked = {prompt for _, prompt in lm.calls} - {fitted.judge.prompt.empty}
     assert len(asked) == 30
     assert fitted.report["lists"] == 30
     assert fitted.report["with_answer"] == len(tuning[0])
@@ -168,9 +175,9 @@ def test_answers_outside_the_list_leave_the_candidates_order(tuning: Any, world_
     questions, (_, _, profiles, catalog) = tuning
     without = noisy_candidates(questions, catalog, 20, answer_in=False)
     fitted = CONFIG.fit(questions, without, profiles, catalog, world_split.fit, ScriptedLM(), seed=0)
-    assert fitted.fusion.weights["score"] == 1.0
+    assert fitted.fusions["plain"].weights["score"] == 1.0
     assert fitted.report["lists"] == 0
-    assert fitted.lm.calls == []  # type: ignore[attr-defined]
+    assert fitted.judge.lm.calls == []  # type: ignore[attr-defined]
 
 
 def test_the_fit_is_deterministic_and_the_order_of_questions_is_free(tuning: Any, world_split: Any) -> None:
@@ -178,9 +185,9 @@ def test_the_fit_is_deterministic_and_the_order_of_questions_is_free(tuning: Any
     turned = Questions(Queries(queries.frame.reverse()), Truth(questions.truth.frame.reverse()))
     one = fit(tuning, world_split, HashLM(), tune_users=40)
     two = fit((turned, (turned.queries, candidates, profiles, catalog)), world_split, HashLM(), tune_users=40)
-    assert one.fusion == two.fusion
+    assert one.fusions == two.fusions
     assert one.report == two.report
-    assert one.priors == two.priors
+    assert one.judge.priors == two.judge.priors
 
 
 def test_the_tail_beyond_depth_keeps_its_order_below(case: Case) -> None:
@@ -226,8 +233,10 @@ def test_a_query_with_a_broken_answer_keeps_its_candidates_and_is_counted(
 ) -> None:
     queries, candidates, profiles, catalog = case
     lucky = Prompt.read("pmi-v1").render(
-        profiles.frame["text"][0],
-        [dict(catalog.frame.select("item_id", "title").iter_rows())[i] for i in queries.frame["history"][0][-4:]],
+        About(
+            profiles.frame["text"][0],
+            [dict(catalog.frame.select("item_id", "title").iter_rows())[i] for i in queries.frame["history"][0][-4:]],
+        )
     )
     lm = ScriptedLM(likelihood=lambda prompt, answer: broken if prompt == lucky else HashLM().one(prompt, answer).mean)
     with caplog.at_level(logging.WARNING):
@@ -241,7 +250,7 @@ def test_a_query_with_a_broken_answer_keeps_its_candidates_and_is_counted(
 def test_a_broken_model_leaves_nothing_to_learn_from(tuning: Any, world_split: Any) -> None:
     for name in ("not a number", "impossible"):
         fitted = fit(tuning, world_split, MODELS[name])
-        assert fitted.fusion.weights["pmi"] == 0.0
+        assert fitted.fusions["plain"].weights["lm"] == 0.0
 
 
 def test_one_candidate_no_history_and_no_profile_are_fine(case: Case) -> None:
@@ -279,19 +288,19 @@ def test_priors_are_scored_once_per_title_and_saved(tuning: Any, world_split: An
     _, case = tuning
     lm = ScriptedLM()
     fitted = fit(tuning, world_split, lm)
-    empty = [prompt for _, prompt in lm.calls if prompt == fitted.prompt.empty]
-    assert len(empty) == len(fitted.priors) == case[3].frame["title"].n_unique()
+    empty = [prompt for _, prompt in lm.calls if prompt == fitted.judge.prompt.empty]
+    assert len(empty) == len(fitted.judge.priors) == case[3].frame["title"].n_unique()
     fitted.save(tmp_path / "part")
     again = ScriptedLM()
-    PackedReranker.load(tmp_path / "part", lambda: again).rerank(*case)
-    assert not [prompt for _, prompt in again.calls if prompt == fitted.prompt.empty]
+    loaded(tmp_path / "part", again).rerank(*case)
+    assert not [prompt for _, prompt in again.calls if prompt == fitted.judge.prompt.empty]
 
 
 def test_in_a_large_catalog_only_titles_that_are_met_are_scored(tuning: Any, world_split: Any) -> None:
     few = fit(tuning, world_split, ScriptedLM(), prior_items=10, tune_users=3)
-    assert 20 <= len(few.priors) <= 60
+    assert 20 <= len(few.judge.priors) <= 60
     full = fit(tuning, world_split, ScriptedLM(), tune_users=3)
-    assert few.fusion == full.fusion
+    assert few.fusions == full.fusions
 
 
 def test_content_counts_where_the_candidates_have_it(tuning: Any, world_split: Any) -> None:
@@ -303,8 +312,8 @@ def test_content_counts_where_the_candidates_have_it(tuning: Any, world_split: A
     )
     telling = (questions, (queries, Candidates(with_content), profiles, catalog))
     fitted = fit(telling, world_split, HashLM(), tune_users=60)
-    assert fitted.fusion.weights["content"] > 0.2
-    assert "content" not in fit(tuning, world_split, HashLM(), tune_users=5).fusion.weights
+    assert fitted.fusions["plain"].weights["content"] > 0.2
+    assert "content" not in fit(tuning, world_split, HashLM(), tune_users=5).fusions["plain"].weights
     with pytest.raises(DataError, match="lack the feature 'content'"):
         fitted.rerank(queries, candidates, profiles, catalog)
 
@@ -313,7 +322,7 @@ def test_popularity_is_counted_in_the_log_of_the_fit(case: Case, world_split: An
     counts = dict(world_split.fit.frame.group_by("item_id").len().iter_rows())
     only = LinearFusion({"score": 0.0, "log_popularity": 1.0})
     config = CONFIG.model_copy(update={"depth": 20})
-    by_count = PackedReranker(config, Prompt.read("pmi-v1"), HashLM(), only, counts).rerank(*case).frame
+    by_count = replace(reranker(HashLM(), config, counts), fusions={"plain": only}).rerank(*case).frame
     for _, rows in by_count.group_by("query_id"):
         seen = [counts.get(item, 0) for item in rows.sort("rank")["item_id"]]
         assert seen == sorted(seen, reverse=True)
@@ -322,27 +331,27 @@ def test_popularity_is_counted_in_the_log_of_the_fit(case: Case, world_split: An
 def test_another_language_model_is_refused(case: Case, tmp_path: Path) -> None:
     reranker(HashLM()).save(tmp_path / "part")
     with pytest.raises(BundleError, match="was fitted with the language model 'test/hash', but 'scripted' is given"):
-        PackedReranker.load(tmp_path / "part", ScriptedLM)
+        loaded(tmp_path / "part", ScriptedLM())
     with pytest.raises(BundleError, match="but none is given"):
         load_reranker("packed", tmp_path / "part", lambda: None)
 
 
 def test_an_edited_prompt_in_a_saved_part_is_refused(tmp_path: Path) -> None:
     reranker(HashLM()).save(tmp_path / "part")
-    file = tmp_path / "part" / "reranker.json"
+    file = tmp_path / "part" / "judge" / "judge.json"
     facts = json.loads(file.read_text())
     facts["prompt"]["text"] += "\nand more"
     file.write_text(json.dumps(facts))
     with pytest.raises(BundleError, match="the prompt's text is not that of pmi-v1@"):
-        PackedReranker.load(tmp_path / "part", HashLM)
+        loaded(tmp_path / "part", HashLM())
 
 
-@pytest.mark.parametrize("name", ["reranker.json", "counts.parquet", "priors.parquet"])
+@pytest.mark.parametrize("name", ["reranker.json", "counts.parquet", "judge/judge.json", "judge/priors.parquet"])
 def test_a_damaged_part_is_a_bundle_error(tmp_path: Path, name: str) -> None:
     reranker(HashLM(), counts={1: 3}).save(tmp_path / "part")
     (tmp_path / "part" / name).write_bytes(b"not what it was")
-    with pytest.raises(BundleError, match="is not readable as a packed reranker"):
-        PackedReranker.load(tmp_path / "part", HashLM)
+    with pytest.raises(BundleError, match="is not readable as a"):
+        loaded(tmp_path / "part", HashLM())
 
 
 def test_a_failing_model_is_a_model_error(case: Case) -> None:
@@ -355,3 +364,37 @@ def test_the_config_refuses_what_it_does_not_know(tuning: Any, world_split: Any)
         PackedConfig(depht=3)  # type: ignore[call-arg]
     with pytest.raises(SpecError, match="no prompt 'nope'"):
         fit(tuning, world_split, HashLM(), prompt="nope")
+
+
+def test_queries_with_a_request_have_weights_of_their_own_where_there_are_enough(tuning: Any, world_split: Any) -> None:
+    """The model knows the answers of those who ask, and misleads about the others'."""
+    questions, (queries, candidates, profiles, catalog) = tuning
+    asks = (pl.int_range(pl.len()) % 2 == 0).alias("asks")
+    said = queries.frame.with_columns(request=pl.when(asks).then(pl.lit("something light")).otherwise(pl.lit(" ")))
+    truth = questions.truth.frame.with_columns(asks)
+    prompt = Prompt.read("pmi-v1")
+    knows = knows_the_answers(Questions(queries, Truth(truth.filter("asks").drop("asks"))), catalog, prompt)
+    mixed = Questions(Queries(said), questions.truth)
+    fitted = fit((mixed, (mixed.queries, candidates, profiles, catalog)), world_split, ScriptedLM(likelihood=knows))
+    assert fitted.report["regimes"]["request"]["lists"] == 75 == fitted.report["lists"]
+    assert fitted.fusions["request"].weights["lm"] > fitted.fusions["plain"].weights["lm"]
+    few = Questions(Queries(said.with_columns(request=pl.lit(""))), questions.truth)
+    alone = fit((few, (few.queries, candidates, profiles, catalog)), world_split, ScriptedLM(likelihood=knows))
+    assert set(alone.fusions) == {"plain"}
+    assert "regimes" not in alone.report
+
+
+def test_a_query_is_ordered_by_the_weights_of_its_regime(case: Case, tmp_path: Path) -> None:
+    queries, candidates, profiles, catalog = case
+    asks = Queries(queries.frame.with_columns(request=pl.lit("something light")))
+    both = replace(
+        reranker(HashLM()),
+        fusions={"plain": LinearFusion({"score": 1.0}), "request": LinearFusion({"score": 0.0, "lm": 1.0})},
+    )
+    both.save(tmp_path / "part")
+    again = loaded(tmp_path / "part", HashLM())
+    assert again.fusions == both.fusions
+    key = ["query_id", "rank"]
+    plain = again.rerank(*case).frame.sort(key)["item_id"]
+    assert plain.equals(candidates.frame.sort(key)["item_id"])
+    assert not again.rerank(asks, candidates, profiles, catalog).frame.sort(key)["item_id"].equals(plain)

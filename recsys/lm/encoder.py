@@ -4,7 +4,7 @@ This is what sentence-transformers computes for all-MiniLM-L6-v2 (Reimers and Gu
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from recsys.errors import ModelError, WeightsError
 from recsys.lm.device import first_line, pick_device, quiet_loading
 from recsys.lm.weights import Weights
-from recsys.protocols import Floats
+from recsys.protocols import Floats, Ints
 from recsys.settings import Settings
 
 _BATCH = 32
@@ -66,31 +66,44 @@ class LocalEncoder:
 
         Errors: `ModelError` when the model fails.
         """
+        vectors = np.zeros((len(texts), int(self.model.config.hidden_size)), dtype=np.float32)
+        for places, states, mask in self._read(texts, self.max_tokens):
+            inside = mask[:, :, None].to(states.dtype)
+            means = (states * inside).sum(1) / inside.sum(1)
+            vectors[places] = (means / means.norm(dim=1, keepdim=True).clamp_min(1e-12)).cpu().numpy()
+        return vectors
+
+    def states(self, texts: Sequence[str], max_tokens: int) -> tuple[Floats, Ints]:
+        """(tokens, dim) float32, the last layer of each text's tokens, text after text; and (len(texts) + 1,) where
+        each text begins. The batch that a text is in changes it by less than 1e-4.
+
+        Errors: `ModelError` when the model fails.
+        """
+        found: list[Floats] = [np.zeros((0, int(self.model.config.hidden_size)), dtype=np.float32)] * len(texts)
+        for places, states, mask in self._read(texts, min(max_tokens, self.max_tokens)):
+            for place, row, inside in zip(places, states, mask.bool(), strict=True):
+                found[place] = row[inside].cpu().numpy()
+        lengths = np.array([len(rows) for rows in found], dtype=np.int64)
+        tokens = np.concatenate(found) if found else np.zeros((0, int(self.model.config.hidden_size)), dtype=np.float32)
+        return tokens, np.concatenate([[0], np.cumsum(lengths)])
+
+    def _read(self, texts: Sequence[str], max_tokens: int) -> Iterator[tuple[list[int], Any, Any]]:
+        """For some texts of like length at a time: their places, the last layer's states, and which are no padding."""
         import torch
 
-        coded = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens).input_ids if texts else []
-        vectors = np.zeros((len(coded), int(self.model.config.hidden_size)), dtype=np.float32)
+        coded = self.tokenizer(list(texts), truncation=True, max_length=max_tokens).input_ids if texts else []
         order = sorted(range(len(coded)), key=lambda i: len(coded[i]))
         with tqdm(total=len(coded), desc="embed", unit="text", disable=len(coded) <= _QUIET_UP_TO or None) as bar:
             for at in range(0, len(order), _BATCH):
                 batch = order[at : at + _BATCH]
+                padded = self.tokenizer.pad({"input_ids": [coded[i] for i in batch]}, return_tensors="pt")
                 try:
                     with torch.inference_mode():
-                        vectors[batch] = self._embed_batch([coded[i] for i in batch])
+                        states = self.model(**padded.to(self.model.device)).last_hidden_state
                 except (RuntimeError, IndexError) as error:
                     raise ModelError(f"{self.model_id}: {first_line(error)}") from error
+                yield batch, states, padded["attention_mask"]
                 bar.update(len(batch))
-        return vectors
-
-    def _embed_batch(self, coded: list[list[int]]) -> Floats:
-        import torch
-
-        padded = self.tokenizer.pad({"input_ids": coded}, return_tensors="pt").to(self.model.device)
-        states = self.model(**padded).last_hidden_state
-        mask = padded["attention_mask"][:, :, None].to(states.dtype)
-        means = (states * mask).sum(1) / mask.sum(1)
-        vectors: Floats = torch.nn.functional.normalize(means, dim=1).cpu().numpy()
-        return vectors
 
 
 def _json(weights: Weights, name: str) -> dict[str, Any]:

@@ -115,6 +115,10 @@ class LocalLM:
             results.append(self._score_one([*self.start, *cut], row))
         return results
 
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self._ids(text))
+
     def _ids(self, text: str) -> list[int]:
         """Tokens of plain text: what looks like a special token in it is text like any other."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids

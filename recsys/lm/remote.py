@@ -3,6 +3,7 @@
 Text comes from chat completions. Likelihoods need a server that gives log probabilities of a prompt: by legacy
 completions with `echo` (vLLM, TGI and others), or by vLLM's `prompt_logprobs`. An answer's score is the likelihood of
 prompt and answer together less that of the prompt alone, so nothing depends on where a tokenizer puts the boundary.
+What only some servers offer besides stands in `lm.served`.
 """
 
 import json
@@ -11,30 +12,34 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from recsys.errors import ModelError, SpecError
+from recsys.lm.served import NotOfferedError, Served
+from recsys.lm.usage import Usage, estimate
 from recsys.protocols import Score
 from recsys.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_Q = TypeVar("_Q")
 _Likelihood = tuple[float, int]
 _MOST_STOPS = 4  # of the OpenAI API
 _REFUSALS = {400, 404, 405, 422, 501}
 
 
 @dataclass(frozen=True)
-class RemoteLM:
+class RemoteLM(Served):
     """A model on a server; see `connect`. Implements `protocols.LanguageModel`.
 
     key     : without the white space around it; empty where there is none
     workers : requests under way at the same time
+    usage   : tokens so far, as the server counts them; estimated for answers that do not say
     """
 
     client: Any
@@ -42,6 +47,7 @@ class RemoteLM:
     address: str
     key: SecretStr
     workers: int
+    usage: Usage = field(default_factory=Usage)
 
     @classmethod
     def connect(cls, model: str, url: str, settings: Settings, *, retries: int = 2, workers: int = 8) -> "RemoteLM":
@@ -74,20 +80,11 @@ class RemoteLM:
 
         Errors: `ModelError` when the server is out of reach, refuses, or answers something else than text.
         """
+        given = {"max_tokens": max_tokens, **({"stop": list(stop)[:_MOST_STOPS]} if stop else {})}
 
         def ask(prompt: str) -> str:
-            with self._errors():
-                answer = self.client.chat.completions.create(
-                    model=self.model,
-                    messages=[{"role": "user", "content": prompt}],
-                    temperature=0,
-                    max_tokens=max_tokens,
-                    **({"stop": list(stop)[:_MOST_STOPS]} if stop else {}),
-                )
-                text = answer.choices[0].message.content
-                if not isinstance(text, str):
-                    raise ValueError("its answer holds no text")
-                return text[: min((text.find(s) for s in stop if s in text), default=len(text))].strip()
+            text = self._chat(prompt, given)
+            return text[: min((text.find(s) for s in stop if s in text), default=len(text))].strip()
 
         return self._all(ask, prompts)
 
@@ -111,13 +108,34 @@ class RemoteLM:
             [difference(p, a) if a else Score(0.0, 0) for a in row] for p, row in zip(prompts, answers, strict=True)
         ]
 
+    def _chat(self, prompt: str, given: dict[str, Any]) -> str:
+        with self._errors():
+            answer = self.client.chat.completions.create(
+                model=self.model, messages=[{"role": "user", "content": prompt}], temperature=0, **given
+            )
+            text = answer.choices[0].message.content
+            if not isinstance(text, str):
+                raise ValueError("its answer holds no text")
+            self._count(answer.usage, prompt, text)
+            return text
+
+    def _count(self, used: Any, sent: str, received: str) -> None:
+        """Add one answer's tokens, as the server gives them (an object, a dictionary or nothing)."""
+        facts = used if isinstance(used, dict) else vars(used) if used is not None else {}
+        prompt, total = facts.get("prompt_tokens"), facts.get("total_tokens")
+        if prompt is None and total is None:
+            self.usage.add(estimate(sent), estimate(received) if received else 0)
+        else:
+            prompt = int(total or 0) if prompt is None else int(prompt)
+            self.usage.add(prompt, int(facts.get("completion_tokens") or 0))
+
     def _way_to_score(self, text: str) -> Callable[[str], _Likelihood]:
         """The first way of scoring that this server answers to."""
         for read in (self._by_echo, self._by_prompt_logprobs):
             try:
                 read(text)
                 return read
-            except _NotOfferedError as reason:
+            except NotOfferedError as reason:
                 log.info("%s", reason)
         raise ModelError(
             f"{self.model_id}: gives no log probabilities of a prompt (neither completions with echo nor "
@@ -130,9 +148,10 @@ class RemoteLM:
             answer = self.client.completions.create(
                 model=self.model, prompt=text, max_tokens=1, temperature=0, echo=True, logprobs=1
             )
+            self._count(answer.usage, text, "!")
             choice = answer.choices[0]
             if not (choice.text or "").startswith(text) or not choice.logprobs or not choice.logprobs.token_logprobs:
-                raise _NotOfferedError(f"{self.model_id}: gives no log probabilities with echo")
+                raise NotOfferedError(f"{self.model_id}: gives no log probabilities with echo")
             values = choice.logprobs.token_logprobs
             offsets = choice.logprobs.text_offset
             own = values[:-1] if not offsets else [v for v, at in zip(values, offsets, strict=True) if at < len(text)]
@@ -144,16 +163,17 @@ class RemoteLM:
             answer = self.client.completions.create(
                 model=self.model, prompt=text, max_tokens=1, temperature=0, extra_body={"prompt_logprobs": 0}
             )
+            self._count(answer.usage, text, "!")
             rows = (answer.choices[0].model_extra or {}).get("prompt_logprobs")
             if not rows:
-                raise _NotOfferedError(f"{self.model_id}: gives no prompt_logprobs")
+                raise NotOfferedError(f"{self.model_id}: gives no prompt_logprobs")
             return _sum([None if row is None else next(iter(row.values()))["logprob"] for row in rows])
 
-    def _all(self, ask: Callable[[str], _T], texts: Sequence[str]) -> list[_T]:
-        """`ask` of every text, some at a time, in order; the first failure cancels those not yet sent."""
+    def _all(self, ask: Callable[[_Q], _T], questions: Sequence[_Q]) -> list[_T]:
+        """`ask` of every one, some at a time, in order; the first failure cancels those not yet sent."""
         pool = ThreadPoolExecutor(self.workers)
         try:
-            return list(pool.map(ask, texts))
+            return list(pool.map(ask, questions))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -174,7 +194,7 @@ class RemoteLM:
         except openai.APIConnectionError as error:
             raise ModelError(f"{self.model_id}: cannot be reached: {self._line(error.__cause__ or error)}") from None
         except openai.APIStatusError as error:
-            kind = _NotOfferedError if error.status_code in _REFUSALS else ModelError
+            kind = NotOfferedError if error.status_code in _REFUSALS else ModelError
             raise kind(f"{self.model_id}: answered {error.status_code}: {self._line(error)}") from None
         except (openai.OpenAIError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ModelError(f"{self.model_id}: answered nonsense: {self._line(error)}") from None
@@ -185,10 +205,6 @@ class RemoteLM:
         for form in _forms(self.key.get_secret_value()):
             told = told.replace(form, "***")
         return told.splitlines()[0][:300]
-
-
-class _NotOfferedError(ModelError):
-    """The server is there, but refuses the request or leaves out what was asked for."""
 
 
 def _forms(key: str) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recsys.errors import ModelError, StorageError
-from recsys.protocols import LanguageModel, Score
+from recsys.protocols import Chooser, LanguageModel, Rater, RelevanceModel, Score
 
 _TABLE = """create table if not exists answers (
     key text primary key, model_id text not null, operation text not null,
@@ -66,6 +66,49 @@ class ReplayLM:
             pairs = zip((q for row in rows for q in row), (s for row in found for s in row), strict=True)
             known |= self._keep({q: [s.logprob, s.tokens] for q, s in pairs})
         return [[Score(*known[q.key]) for q in row] for row in asked]
+
+    def choose(self, prompts: Sequence[str], options: Sequence[str]) -> list[str]:
+        """As the model behind. Errors: as `generate`, and `ModelError` where that one has no typed decisions."""
+        lm = self.lm
+        if not isinstance(lm, Chooser):
+            raise ModelError(f"{self.model_id}: has no typed decisions")
+        asked = [self._question("choose", prompt, {"options": list(options)}) for prompt in prompts]
+        known = self._recall(asked)
+        missing = self._missing(asked, known)
+        if missing:
+            texts = lm.choose([q.prompt for q in missing], options)
+            known |= self._keep(dict(zip(missing, texts, strict=True)))
+        return [str(known[q.key]) for q in asked]
+
+    def rate(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[list[float]]:
+        """As the model behind; each prompt's options are one row. Errors: as `choose`."""
+        lm = self.lm
+        if not isinstance(lm, Rater):
+            raise ModelError(f"{self.model_id}: has no log probabilities of next words")
+        return self._rows("rate", prompts, options, lm.rate)
+
+    def relevance(self, queries: Sequence[str], documents: Sequence[Sequence[str]]) -> list[list[float]]:
+        """As the model behind; each query's documents are one row. Errors: as `choose`."""
+        lm = self.lm
+        if not isinstance(lm, RelevanceModel):
+            raise ModelError(f"{self.model_id}: has no endpoint that scores documents")
+        return self._rows("relevance", queries, documents, lm.relevance)
+
+    def _rows(
+        self,
+        operation: str,
+        prompts: Sequence[str],
+        texts: Sequence[Sequence[str]],
+        ask: Callable[[Sequence[str], Sequence[Sequence[str]]], list[list[float]]],
+    ) -> list[list[float]]:
+        pairs = zip(prompts, texts, strict=True)
+        asked = [self._question(operation, prompt, {"texts": list(row)}) for prompt, row in pairs]
+        known = self._recall(asked)
+        missing = self._missing(asked, known)
+        if missing:
+            found = ask([q.prompt for q in missing], [q.parameters["texts"] for q in missing])
+            known |= self._keep(dict(zip(missing, found, strict=True)))
+        return [[float(value) for value in known[q.key]] for q in asked]
 
     def _question(self, operation: str, prompt: str, parameters: dict[str, Any]) -> "_Question":
         return _Question(self.model_id, operation, prompt, parameters)

@@ -1,4 +1,4 @@
-"""A block of causal self-attention, and how the vectors that stand for items start."""
+"""Blocks of attention, causal to itself or to a memory, and how the vectors that stand for items start."""
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,30 @@ class Block(nn.Module):
     def _heads(self, qkv: Tensor) -> Tensor:
         """(batch, time, 3 * dim) to (3, batch, heads, time, dim / heads)."""
         return qkv.view(*qkv.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+
+
+class Attend(nn.Module):
+    """Multi-head attention from `x` to a memory, and a feed-forward layer, each added to what came in."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.before, self.before_feed = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.ask, self.offer, self.answer = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.widen, self.narrow = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """x : (batch, n, dim); memory : (batch, m, dim), where mask (batch, m) says so."""
+        q = self._heads(self.ask(self.before(x)))
+        k, v = (self._heads(part) for part in self.offer(memory).chunk(2, dim=-1))
+        z = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        z = self.answer(z.transpose(1, 2).flatten(2))
+        x = x + functional.dropout(z, self.dropout, self.training)
+        z = self.narrow(functional.gelu(self.widen(self.before_feed(x))))
+        return x + functional.dropout(z, self.dropout, self.training)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 def spread_out(vectors: Tensor) -> Tensor:

@@ -1,38 +1,57 @@
-"""Rerankers: the same candidates in a better order, by a language model's reading of the user."""
+"""Rerankers: the same candidates in a better order, by a model's reading of the user."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from recsys.errors import BundleError
-from recsys.protocols import LanguageModel
+from recsys.rerank.choosing import PairwiseConfig, PairwiseJudge, SetwiseConfig, SetwiseJudge
+from recsys.rerank.endpoint import EndpointConfig, EndpointJudge
 from recsys.rerank.fallback import Fallback, Identity, IdentityConfig
-from recsys.rerank.packed import PackedConfig, PackedReranker
+from recsys.rerank.fused import Fused
+from recsys.rerank.judge import Judge, LMSource
+from recsys.rerank.listwise import ListwiseConfig, ListwiseJudge
+from recsys.rerank.packed import PackedConfig, PackedJudge
 
 __all__ = [
     "AnyReranker",
     "AnyRerankerConfig",
+    "EndpointConfig",
     "Fallback",
+    "Fused",
     "Identity",
     "IdentityConfig",
+    "ListwiseConfig",
     "PackedConfig",
-    "PackedReranker",
+    "PairwiseConfig",
+    "SetwiseConfig",
     "load_reranker",
 ]
 
-AnyRerankerConfig = Annotated[PackedConfig | IdentityConfig, Field(discriminator="kind")]
-AnyReranker = PackedReranker | Identity
+AnyRerankerConfig = Annotated[
+    PackedConfig | ListwiseConfig | PairwiseConfig | SetwiseConfig | EndpointConfig | IdentityConfig,
+    Field(discriminator="kind"),
+]
+AnyReranker = Fused | Identity
+
+JUDGES: Mapping[str, Callable[[Path, LMSource | None], Judge]] = {
+    "packed": PackedJudge.load,
+    "listwise": ListwiseJudge.load,
+    "pairwise": PairwiseJudge.load,
+    "setwise": SetwiseJudge.load,
+    "endpoint": EndpointJudge.load,
+}
 
 
-def load_reranker(kind: str, path: Path, lm: Callable[[], LanguageModel | None]) -> AnyReranker:
+def load_reranker(kind: str, path: Path, lm: LMSource) -> AnyReranker:
     """Read a saved reranker of a known kind; `lm` is asked for a language model only where its opinion counts.
 
     Errors: `BundleError` when the folder holds something else, or the language model is not the one it needs.
     """
     if kind == "identity":
         return Identity.load(path)
-    if kind == "packed":
-        return PackedReranker.load(path, lm)
+    if kind in JUDGES:
+        return Fused.load(path, kind, JUDGES[kind], lm)
     raise BundleError(f"{path}: there is no reranker of kind '{kind}'")

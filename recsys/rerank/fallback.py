@@ -4,7 +4,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict
@@ -26,6 +26,8 @@ class IdentityConfig(BaseModel):
     """No reranker."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    needs_lm: ClassVar[bool] = False
 
     kind: Literal["identity"] = "identity"
 

@@ -4,7 +4,7 @@ score          : the candidate score
 log_rank       : minus the natural log of the candidate's place
 log_popularity : natural log of 1 + the item's events in the log that the reranker was fitted on
 content        : the score of the source "content" (its lowest in the list where it has none), where there is one
-pmi            : the language model's opinion, given by the caller
+lm             : the judge's opinion, given by the caller
 
 All are standardised within the list, so weights compare and no query outweighs another.
 """
@@ -19,7 +19,7 @@ from recsys.errors import DataError, UnknownItemError
 from recsys.rerank.fusion import Array, standardise
 from recsys.tables import Candidates, Catalog, Id, InteractionLog, Queries
 
-Feature = Literal["score", "log_rank", "pmi", "log_popularity", "content"]
+Feature = Literal["score", "log_rank", "lm", "log_popularity", "content"]
 _CONTENT = "score_content"
 QUIET_UP_TO = 20  # queries up to which no progress bar is shown
 
@@ -53,23 +53,23 @@ def lists_of(queries: Queries, candidates: Candidates) -> Iterator[pl.DataFrame]
             yield by_query[(query_id,)]
 
 
-def titles_of(catalog: Catalog, candidates: Sequence[pl.DataFrame], queries: pl.DataFrame) -> dict[Id, str]:
-    """The titles of all candidates, and of the histories' items that the catalog holds.
+def texts_of(catalog: Catalog, candidates: Sequence[pl.DataFrame], queries: pl.DataFrame, column: str) -> dict[Id, str]:
+    """Title or text of all candidates, and of the histories' items that the catalog holds.
 
     Errors: `UnknownItemError` naming the first candidate that the catalog lacks.
     """
     seen = queries["history"].list.explode(empty_as_null=False)
     listed = [item for rows in candidates for item in rows["item_id"]]
     wanted = catalog.frame["item_id"].is_in({*seen, *listed})
-    titles: dict[Id, str] = dict(catalog.frame.filter(wanted).select("item_id", "title").iter_rows())
+    texts: dict[Id, str] = dict(catalog.frame.filter(wanted).select("item_id", column).iter_rows())
     for item in listed:
-        if item not in titles:
+        if item not in texts:
             raise UnknownItemError(f"candidate item_id {item!r} is not in the catalog")
-    return titles
+    return texts
 
 
 def compute(
-    names: Sequence[str], rows: pl.DataFrame, counts: Mapping[Id, int], pmi: Array | None = None
+    names: Sequence[str], rows: pl.DataFrame, counts: Mapping[Id, int], lm: Array | None = None
 ) -> dict[str, Array]:
     """The named features of one query's candidates, given best first.
 
@@ -83,8 +83,8 @@ def compute(
             raw = -np.log(np.arange(1, len(rows) + 1))
         elif name == "log_popularity":
             raw = np.log1p([counts.get(item, 0) for item in rows["item_id"]])
-        elif name == "pmi" and pmi is not None:
-            raw = pmi
+        elif name == "lm" and lm is not None:
+            raw = lm
         elif name == "content" and _CONTENT in rows.columns:
             raw = rows[_CONTENT].fill_null(strategy="min").fill_null(0.0).to_numpy()
         else:

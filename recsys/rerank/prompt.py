@@ -1,10 +1,13 @@
-"""Prompts as data: a text file with named sections becomes what the language model reads of a user and an item.
+"""Prompts as data: a text file with named sections becomes what the language model reads of a user and the candidates.
 
-[context] what is known of the user: {profile} and {recent}, the recent titles; a line whose only filling is empty is
-          left out
-[item]    one recent title, {title}; they are joined by ", "
-[empty]   the same prompt saying nothing of the user: what a title's likelihood is measured against
-[answer]  what is scored: {title}
+[context]   what is known of the user: {profile}, {request}, and {recent} and {evidence}, titles; a line whose only
+            filling is empty is left out
+[item]      one title of the history, {title}; they are joined by ", "
+[empty]     packed: the same prompt saying nothing of the user: what a title's likelihood is measured against
+[answer]    packed, endpoint: one candidate as it is scored: {title}
+[candidate] the others: one candidate of a list, {label} and {title}, on a line of its own
+[task]      the others: the list, {candidates}, its length {n}, and what is to be done with it
+[lead]      the others: how an answer begins that is read from log probabilities, after the task
 
 What users and catalogs wrote stays on one line, bounded, in quotes that it cannot close: it is material, and must not
 read as part of the prompt.
@@ -12,20 +15,35 @@ read as part of the prompt.
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 
 from recsys.errors import SpecError
 
 TITLE_CHARS = 100
 PROFILE_CHARS = 600
+REQUEST_CHARS = 500
 CONTEXT_CHARS = 2000
 SEPARATOR = ", "
-_SLOT = re.compile(r"\{(profile|recent|title)\}")
-_SECTION = re.compile(r"^\[(context|item|empty|answer)\]\n", re.MULTILINE)
+PACKED = ("context", "item", "empty", "answer")
+LISTED = ("context", "item", "candidate", "task", "lead")
+ENDPOINT = ("context", "item", "answer")
+_SLOT = re.compile(r"\{(profile|recent|evidence|request|title|label|candidates|n)\}")
+_SECTION = re.compile(r"^\[(context|item|empty|answer|candidate|task|lead)\]\n", re.MULTILINE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
 _QUOTES = str.maketrans({'"': "'", "“": "'", "”": "'", "„": "'", "«": "'", "»": "'"})
+
+
+@dataclass(frozen=True)
+class About:
+    """What a prompt says of a user, each part maybe empty: words about them, their own words, and titles of their
+    history, oldest first: the last ones, and those that are near the candidates."""
+
+    profile: str = ""
+    recent: Sequence[str] = ()
+    evidence: Sequence[str] = ()
+    request: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,52 +52,90 @@ class Prompt:
 
     prompt_id: str
     text: str
-    context: str
-    item: str
-    empty: str
-    answer: str
+    sections: Mapping[str, str]
 
     @classmethod
-    def read(cls, name: str) -> "Prompt":
-        """The packaged prompt of that name. Errors: `SpecError` naming those there are."""
+    def read(cls, name: str, sections: Sequence[str] = PACKED) -> "Prompt":
+        """The packaged prompt of that name. Errors: `SpecError` naming those there are, or a missing section."""
         folder = resources.files("recsys.rerank") / "prompts"
         known = sorted(file.name.removesuffix(".txt") for file in folder.iterdir() if file.name.endswith(".txt"))
         if name not in known:
             raise SpecError(f"reranker.prompt: there is no prompt '{name}' (there are: {', '.join(known)})")
-        return cls.parse(name, (folder / f"{name}.txt").read_text("utf-8"))
+        return cls.parse(name, (folder / f"{name}.txt").read_text("utf-8"), sections)
 
     @classmethod
-    def parse(cls, name: str, text: str) -> "Prompt":
+    def parse(cls, name: str, text: str, sections: Sequence[str] = PACKED) -> "Prompt":
         """A prompt from its file's text. Errors: `SpecError` naming a section that is missing."""
         parts = _SECTION.split(text)
         found = {section: body.removesuffix("\n") for section, body in zip(parts[1::2], parts[2::2], strict=True)}
-        for section in ("context", "item", "empty", "answer"):
+        for section in sections:
             if section not in found:
                 raise SpecError(f"prompt '{name}': section [{section}] is missing")
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return cls(f"{name}@{digest}", text, **found)
+        return cls(f"{name}@{digest}", text, found)
 
     @property
     def name(self) -> str:
         """The file's name without the hash."""
         return self.prompt_id.partition("@")[0]
 
-    def render(self, profile: str, recent_titles: Sequence[str]) -> str:
-        """The context of a user, or `empty` where nothing is known; the oldest titles give way where it would grow
-        beyond `CONTEXT_CHARS`."""
-        about = plain(profile, PROFILE_CHARS)
-        items = [_fill(self.item, title=plain(title, TITLE_CHARS)) for title in recent_titles]
-        while items and len(about) + sum(len(item) + len(SEPARATOR) for item in items) > CONTEXT_CHARS:
-            items.pop(0)
-        if not about and not items:
+    @property
+    def empty(self) -> str:
+        """The packed prompt that says nothing of a user."""
+        return self.sections["empty"]
+
+    def says(self, slot: str) -> bool:
+        """Whether the context has a place for this."""
+        return f"{{{slot}}}" in self.sections["context"]
+
+    def render(self, about: About) -> str:
+        """The context of a user, or `empty` (where the prompt has it) if nothing is known; the oldest titles give way
+        where the titles and the profile would grow beyond `CONTEXT_CHARS`."""
+        profile, request = plain(about.profile, PROFILE_CHARS), plain(about.request, REQUEST_CHARS)
+        recent, evidence = self._items(about.recent), self._items(about.evidence)
+        while recent and len(profile) + sum(len(item) + len(SEPARATOR) for item in recent + evidence) > CONTEXT_CHARS:
+            recent.pop(0)
+        if not (profile or recent or evidence or request) and "empty" in self.sections:
             return self.empty
-        values = {"profile": about, "recent": SEPARATOR.join(items)}
-        lines = [line for line in self.context.split("\n") if not _void(line, values)]
+        values = {
+            "profile": profile,
+            "recent": SEPARATOR.join(recent),
+            "evidence": SEPARATOR.join(evidence),
+            "request": request,
+        }
+        lines = [line for line in self.sections["context"].split("\n") if not _void(line, values)]
         return _fill("\n".join(lines), **values)
 
-    def render_answer(self, title: str) -> str:
+    def render_answer(self, title: str, longest: int = TITLE_CHARS) -> str:
         """What is scored for an item."""
-        return _fill(self.answer, title=plain(title, TITLE_CHARS))
+        return _fill(self.sections["answer"], title=plain(title, longest))
+
+    def render_candidate(self, label: str, title: str, longest: int = TITLE_CHARS) -> str:
+        """One line of a list of candidates."""
+        return _fill(self.sections["candidate"], label=label, title=plain(title, longest))
+
+    def render_task(self, candidates: Sequence[str], *, lead: bool) -> str:
+        """What is to be done with these lines of candidates; with the beginning of the answer where `lead`."""
+        text = _fill(self.sections["task"], candidates="\n".join(candidates), n=str(len(candidates)))
+        return f"{text}\n{self.sections['lead']}" if lead else text
+
+    def _items(self, titles: Sequence[str]) -> list[str]:
+        return [_fill(self.sections["item"], title=plain(title, TITLE_CHARS)) for title in titles]
+
+
+def shortened(about: About, fits: Callable[[About], bool]) -> About | None:
+    """What of a user still fits: the oldest titles give way first, then the nearest ones, then the profile's end; the
+    request never does. None where even that is too long."""
+    while not fits(about):
+        if about.recent:
+            about = replace(about, recent=about.recent[1:])
+        elif about.evidence:
+            about = replace(about, evidence=about.evidence[1:])
+        elif about.profile:
+            about = replace(about, profile=about.profile[: len(about.profile) // 2])
+        else:
+            return None
+    return about
 
 
 def plain(text: str, longest: int) -> str:

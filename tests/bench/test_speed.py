@@ -115,7 +115,7 @@ def test_one_request_through_the_whole_line(tiny: Any, small_lm: Any, encoder: A
     spec = spec.model_copy(update={"reranker": spec.reranker.model_copy(update={"tune_users": 10})})
     fitted: Any = fit(tiny, spec, weights_settings, seed=0, lm=small_lm).recommender
     # A fitted weight of zero would spare the LM the reading that is to be timed.
-    outspoken = replace(fitted.reranker.primary, fusion=LinearFusion({"score": 1.0, "pmi": 1.0}))
+    outspoken = replace(fitted.reranker.primary, fusions={"plain": LinearFusion({"score": 1.0, "lm": 1.0})})
     recommender = replace(fitted, reranker=Fallback(outspoken))
     some = one_by_one(Queries(query_histories(tiny.log).frame.head(20)))
     rows = []

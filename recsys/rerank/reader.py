@@ -1,0 +1,243 @@
+"""A network that reads a history of items and texts in words, and says what comes next.
+
+History: causal self-attention over item tokens, as SASRec (Kang & McAuley, ICDM 2018), from an empty start on. Texts
+come from a frozen text encoder: a request as one vector, a profile as one for each sentence. The state after the
+history attends to them. So one state of a user serves any text, and one text any user; items are scored by the product
+of the state and their token, all of them for the price of one. To that comes the log probability that an item is what
+the request means (`interpret`), so that words are held to, and the network learns only what they leave open.
+
+An item's token is what the catalog says of it (text vector and attributes, projected) plus a vector of its own. In
+training the own vectors of some items are left out, and the histories of some positions: what is learned without them
+holds for items and users without a past (DropoutNet, Volkovs et al., NIPS 2017).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys.data.vocab import Histories
+from recsys.networks.attention import SPREAD, Attend, Block, principal_directions, spread_out
+from recsys.protocols import Floats
+from recsys.rerank.interpret import log_fits
+
+# Histories read at once.
+ROWS = 256
+# How much profiles count beside histories.
+TOLD = 0.3
+
+
+@dataclass(frozen=True)
+class Size:
+    """dim, layers, heads: of the history's blocks; length: items read; readers: blocks in which the state attends to
+    texts; item_dropout, history_dropout: see above; negatives: items that compete, None for all."""
+
+    dim: int
+    layers: int
+    heads: int
+    length: int
+    readers: int
+    dropout: float
+    item_dropout: float
+    history_dropout: float
+    negatives: int | None
+
+
+@dataclass(frozen=True)
+class Items:
+    """What is known of the items of a vocabulary.
+
+    text       : (items, width) vectors; attributes : (items, attributes); own : (items, dim) what their own vectors
+                 start from
+    carried    : (items, facets) what requests may name; years : (items,) NaN where not known
+    """
+
+    text: Floats
+    attributes: Floats
+    own: Floats
+    carried: npt.NDArray[np.bool_]
+    years: Floats
+
+
+class Reader(nn.Module):
+    """The network. `forward` is the loss of a batch; `table`, `states` and `read` are what ranking needs."""
+
+    features: Tensor
+    known: Tensor
+    met: Tensor
+    place: Tensor
+    carried: Tensor
+    years: Tensor
+
+    def __init__(self, items: Items, frequency: npt.NDArray[np.integer], size: Size) -> None:
+        super().__init__()
+        self.size, dim = size, size.dim
+        n, width = len(frequency), items.text.shape[1]
+        text = torch.from_numpy(items.text - items.text.mean(axis=0))
+        self.register_buffer("features", torch.cat([text, torch.from_numpy(items.attributes)], 1), persistent=False)
+        self.register_buffer("carried", torch.from_numpy(items.carried).float(), persistent=False)
+        self.register_buffer("years", torch.from_numpy(items.years), persistent=False)
+        self.register_buffer("known", torch.zeros(n, dtype=torch.bool))
+        self.register_buffer("met", torch.empty(0, dtype=torch.long), persistent=False)
+        self.register_buffer("place", torch.zeros(n, dtype=torch.long), persistent=False)
+        self.told = nn.Linear(self.features.shape[1], dim, bias=False)
+        with torch.no_grad():
+            self.told.weight[:, :width] = principal_directions(text, dim)
+            self.told.weight[:, width:].normal_(std=SPREAD)
+        self.own = nn.Parameter(SPREAD * spread_out(torch.from_numpy(items.own)))
+        self.bias, self.told_bias = nn.Parameter(torch.zeros(n)), nn.Linear(dim, 1)
+        self.start, self.places = (nn.Parameter(torch.randn(k, dim) * SPREAD) for k in (1, size.length + 1))
+        self.blocks = nn.ModuleList(Block(dim, size.heads, size.dropout) for _ in range(size.layers))
+        self.last, self.out = nn.LayerNorm(dim), nn.Linear(dim, dim, bias=False)
+        nn.init.eye_(self.out.weight)
+        self.request, self.sentence, self.item = nn.Linear(width, dim), nn.Linear(width, dim), nn.Linear(dim, dim)
+        self.readers = nn.ModuleList(Attend(dim, 4, 0.1) for _ in range(size.readers))
+        self.last_read, self.out_read = nn.LayerNorm(dim), nn.Linear(dim, dim, bias=False)
+        nn.init.zeros_(self.out_read.weight)
+        self.meet(frequency)
+
+    @classmethod
+    def blank(cls, items: int, width: int, size: Size) -> "Reader":
+        """A network that gets its weights from a file, and its items as tokens."""
+        zeros = np.zeros((items, width), np.float32)
+        unknown = np.full(items, np.nan, np.float32)
+        own = np.zeros((items, size.dim), np.float32)
+        blank = Items(zeros, zeros[:, :0], own, np.zeros((items, 0), bool), unknown)
+        return cls(blank, np.zeros(items, dtype=np.int64), size)
+
+    def meet(self, frequency: npt.NDArray[np.integer]) -> None:
+        """Let the items with events in `frequency` (items,) be answers; new ones start at their log frequency."""
+        counts = torch.from_numpy(frequency).to(self.bias.device)
+        new = (counts > 0) & ~self.known
+        with torch.no_grad():
+            self.bias[new] = torch.log((counts[new] + 1) / (counts.sum() + len(counts))).float()
+        self.known |= counts > 0
+        self.met = torch.nonzero(counts > 0)[:, 0]
+        self.place[self.met] = torch.arange(len(self.met), device=self.met.device)
+
+    def table(self, without: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(items, dim) tokens and (items,) biases; `without` (items,) are taken as items without a past."""
+        own = self.known if without is None else self.known & ~without
+        told = self.told(self.features)
+        rare = self.bias[self.known].mean() if self.known.any() else self.bias.new_zeros(())
+        bias = torch.where(own, self.bias, rare) + self.told_bias(told)[:, 0]
+        return told + self.own * own[:, None], bias
+
+    def states(self, items: Tensor, tokens: Tensor) -> Tensor:
+        """(batch, time + 1, dim): before the first of `items` (batch, time), and after each of them."""
+        x = functional.embedding(items, tokens) * self.size.dim**0.5
+        x = torch.cat([self.start.expand(len(items), 1, -1), x], 1) + self.places[: items.shape[1] + 1]
+        x = functional.dropout(x, self.size.dropout, self.training)
+        for block in self.blocks:
+            x = block(x)
+        found: Tensor = x
+        return found
+
+    def read(self, states: Tensor, tokens: Tensor, text: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(n, dim), to multiply with `tokens`: what `states` (n, dim) expect next, given texts.
+
+        text : "request" (n, width), zeros for none; "sentences" (n, m, width) with "sentences_mask" (n, m); "like" (n,)
+               codes of the item that is named, -1 for none. All may be missing; whoever has none is read as if without.
+        """
+        plain: Tensor = self.out(self.last(states))
+        if not text:
+            return plain
+        memory, masks = [], []
+        if "request" in text:
+            memory.append(self.request(text["request"])[:, None])
+            masks.append((text["request"] != 0).any(dim=1, keepdim=True))
+        if "sentences" in text:
+            memory.append(self.sentence(text["sentences"]))
+            masks.append(text["sentences_mask"])
+        if "like" in text:
+            like = functional.embedding(text["like"].clamp(min=0), tokens) * self.size.dim**0.5
+            memory.append(self.item(like)[:, None])
+            masks.append((text["like"] >= 0)[:, None])
+        held, mask = torch.cat(memory, 1), torch.cat(masks, 1)
+        some = mask.any(dim=1)
+        seen = mask | ~some[:, None]
+        x = states[:, None]
+        for block in self.readers:
+            x = block(x, held, seen)
+        return plain + self.out_read(self.last_read(x[:, 0])) * some[:, None]
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss: cross-entropy of the answers.
+
+        items, targets : (batch, time) codes; targets -1 where there is none
+        asked          : (n, 2) row and place of the positions that come with a request: its "request" and "like", and
+                         what it means as `log_fits` takes it: "wants", "refuses", "newer", "older", "like_years"
+        sentences, sentences_mask : (m, s, width) profiles; told (k,) the profile of each answer "told_targets" (k,)
+        """
+        without = torch.rand(len(self.known), device=self.known.device) < self.size.item_dropout * torch.rand(
+            (), device=self.known.device
+        )
+        tokens, bias = self.table(without)
+        states = self.states(batch["items"], tokens)
+        empty, after = states[:1, 0], states[:, 1:]
+        lost = torch.rand(after.shape[:2], device=after.device) < self.size.history_dropout
+        after = torch.where(lost[:, :, None], empty, after)
+        plain = batch["targets"] >= 0
+        items, weight = self._rivals(batch)
+        bias = bias[items] + weight
+        n = int(plain.sum())
+        loss = tokens.new_zeros(())
+        if "asked" in batch:
+            row, at = batch["asked"].T
+            plain = plain.clone()
+            plain[row, at] = False
+            text = {name: batch[name] for name in ("request", "like")}
+            logits = self._logits(self.read(after[row, at], tokens, text), tokens[items], bias)
+            logits = logits + log_fits(batch, self.carried[items], self.years[items])
+            loss = loss + self._answered(logits, batch["targets"][row, at], items).sum() / n
+        logits = self._logits(self.read(after[plain], tokens), tokens[items], bias)
+        loss = loss + self._answered(logits, batch["targets"][plain], items).sum() / n
+        if "told" in batch:
+            text = {name: batch[name] for name in ("sentences", "sentences_mask")}
+            found = self.read(empty.expand(len(text["sentences"]), -1), tokens, text)
+            logits = self._logits(found, tokens[items], bias)[batch["told"]]
+            loss = loss + TOLD * self._answered(logits, batch["told_targets"], items).mean()
+        return loss
+
+    def _rivals(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The items that compete, and what to add to their logits: all that were met, or the batch's own answers and a
+        uniform sample of the others, of which each stands for many (Jean et al., ACL 2015)."""
+        negatives = self.size.negatives
+        if negatives is None or negatives >= len(self.met):
+            return self.met, self.bias.new_zeros(len(self.met))
+        told = [batch["told_targets"]] if "told" in batch else []
+        answers = torch.unique(torch.cat([batch["targets"][batch["targets"] >= 0], *told]))
+        drawn = torch.unique(self.met[torch.randint(len(self.met), (negatives,), device=self.met.device)])
+        drawn = drawn[~torch.isin(drawn, answers)]
+        share = (len(self.met) - len(answers)) / max(1, len(drawn))
+        items, order = torch.sort(torch.cat([answers, drawn]))
+        weight = self.bias.new_full((len(items),), float(np.log(max(share, 1.0))))
+        return items, torch.where(order < len(answers), 0.0, weight)
+
+    def _logits(self, found: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
+        return torch.addmm(bias.to(found.dtype), found, tokens.T.to(found.dtype)).float()
+
+    def _answered(self, logits: Tensor, targets: Tensor, items: Tensor) -> Tensor:
+        place = self.place[targets] if items is self.met else torch.searchsorted(items, targets)
+        return functional.cross_entropy(logits, place, reduction="none")
+
+
+def states_after(network: Reader, histories: Histories, tokens: Tensor) -> Tensor:
+    """(histories, dim): the state after each history; that before all events for an empty one."""
+    length = network.size.length
+    sizes = np.minimum(np.diff(histories.indptr), length)
+    found = torch.empty((len(sizes), tokens.shape[1]))
+    order = np.argsort(sizes, kind="stable")
+    for start in range(0, len(order), ROWS):
+        rows = order[start : start + ROWS]
+        place = (histories.indptr[rows + 1] - sizes[rows])[:, None] + np.arange(sizes[rows].max(initial=0))
+        inside = place < histories.indptr[rows + 1][:, None]
+        items = histories.items[np.where(inside, place, 0)] if inside.size and len(histories.items) else inside
+        codes = np.where(inside, items, 0).astype(np.int64)
+        states = network.states(torch.from_numpy(codes), tokens)
+        found[rows] = states[torch.arange(len(rows)), torch.from_numpy(sizes[rows])].float()
+    return found

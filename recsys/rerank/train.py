@@ -1,0 +1,295 @@
+"""The training line of the sequence reranker, on a CPU or a GPU: one command, resumable, and no answer is ever seen.
+
+First the meaning of requests, from requests written for the purpose; then the reader, on the log before tune, stopped
+when held-out users' next events are guessed no better; then, on tune's questions, what its opinion is worth beside the
+candidates'; last the reader goes on over all that is known.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from recsys.data.split import Questions
+from recsys.data.vocab import Codes, Histories, Vocab
+from recsys.errors import SpecError
+from recsys.metrics import ndcg
+from recsys.networks.chunks import hold_out
+from recsys.networks.items import attribute_vectors, centred, item_vectors
+from recsys.networks.pairs import cooccurrence
+from recsys.networks.training import Schedule, fingerprint, train, workplace
+from recsys.protocols import ProfileSource, TextEncoder
+from recsys.rerank.fused import Fused
+from recsys.rerank.lessons import Asked, Ear, Lessons, Library, Mentions, Told
+from recsys.rerank.requests import Facets, Wording, Writer
+from recsys.rerank.sequence import ROWS, SequenceConfig, SequenceJudge
+from recsys.settings import Settings
+from recsys.tables import Candidates, Catalog, InteractionLog, Profiles, Queries, query_histories
+
+if TYPE_CHECKING:
+    from recsys.rerank.reader import Reader
+
+# Size of the factors by which one item is likened to another in requests.
+LIKENESS = 64
+# Requests in a batch, where only their meaning is learned.
+EXERCISES = 64
+
+
+@dataclass(frozen=True)
+class School:
+    """What the sequence reranker learns from, besides tune's questions.
+
+    before   : the log up to tune, by which `describe` was fitted, too; known : the log up to test
+    generate : candidates of queries by a generator that was fitted on `before`
+    """
+
+    before: InteractionLog
+    known: InteractionLog
+    catalog: Catalog
+    describe: ProfileSource
+    generate: Callable[[Queries], Candidates]
+    encoder: TextEncoder
+    settings: Settings
+
+
+def train_sequence(
+    config: SequenceConfig, school: School, questions: Questions, profiles: Profiles, *, seed: int
+) -> Fused:
+    """Train the reranker. profiles : of tune's `questions`, as `school.describe` gives them.
+
+    Errors: `SpecError` where the catalog has no text vectors, or `heads` does not divide `dim`.
+    """
+    if config.dim % config.heads:
+        raise SpecError(f"reranker.heads = {config.heads} does not divide reranker.dim = {config.dim}")
+    course = Course.of(config, school, seed)
+    explored = course.explore()
+    asked = course.with_texts(questions)
+    fused = config.fuse(
+        course.judge(explored),
+        asked,
+        school.generate(asked.queries),
+        profiles,
+        school.catalog,
+        school.before,
+        seed=seed,
+    )
+    judge = course.judge(course.finish(explored))
+    return replace(fused, judge=judge, report={**fused.report, "training": course.report})
+
+
+@dataclass
+class Course:
+    """One training: the network on the log before tune, stopped early, then on all that is known."""
+
+    config: SequenceConfig
+    school: School
+    seed: int
+    vocab: Vocab
+    histories: Histories
+    writer: Writer
+    ear: Ear
+    library: Library | None
+    asked: Asked | None
+    told: Told | None
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: SequenceConfig, school: School, seed: int) -> "Course":
+        """Write requests and profiles to learn from, and learn what requests mean."""
+        vocab = Vocab.of_items(school.catalog)
+        histories = vocab.histories(query_histories(school.before))
+        facets = Facets.of(school.catalog, vocab, histories.items)
+        likeness = (item_vectors(school.catalog, vocab), cooccurrence(histories, len(vocab), LIKENESS))
+        writer = Writer(facets, Wording.read(), np.hstack([centred(vectors) for vectors in likeness]))
+        frequency = np.bincount(histories.items, minlength=len(vocab))
+        library = Library.write(writer, frequency, school.encoder, seed) if config.requests and len(facets) else None
+        ear = learn_meanings(config, library, facets, school, seed)
+        asked = Asked.of([r.text for r in library.requests], library.words, ear) if library is not None else None
+        told = None
+        if config.profiles:
+            told = Told.write(school.before, vocab, school.describe, school.encoder, config.profiles, seed)
+        return cls(config, school, seed, vocab, histories, writer, ear, library, asked, told)
+
+    def explore(self) -> "Reader":
+        """Train until held-out users' next events are guessed no better."""
+        from recsys.rerank.interpret import Words
+
+        learned, held, answers = hold_out(self.histories, self.config.heldout, self.seed)
+        network = self._network(learned)
+        asked = None
+        if self.asked is not None and len(answers):
+            texts = [request.text for request in self.writer.write(answers, self.seed + 1)]
+            asked = Asked.of(texts, Words.of(texts, self.school.encoder), self.ear)
+        quality = (lambda: heldout_quality(network, held, answers, asked)) if len(answers) else None
+        self.report.update(self._run(network, learned, quality, "explore"))
+        return network
+
+    def finish(self, explored: "Reader") -> "Reader":
+        """Go on over all that is known, while the rate falls."""
+        network = deepcopy(explored)
+        if self.config.finish:
+            self._run(network, self.vocab.histories(query_histories(self.school.known)), None, "finish")
+        return network
+
+    def judge(self, network: "Reader") -> SequenceJudge:
+        """The judge around a trained network."""
+        import torch
+
+        encoder = self.school.encoder
+        with torch.inference_mode():
+            tokens, bias = network.eval().table()
+        return SequenceJudge(
+            self.config,
+            self.vocab,
+            network,
+            self.ear,
+            encoder.model_id,
+            lambda: encoder,
+            self.writer.facets.carried.astype(np.float32),
+            (tokens.numpy(), bias.numpy()),
+        )
+
+    def with_texts(self, questions: Questions) -> Questions:
+        """The same questions, a third of them with a request, a third with no history to read."""
+        frame = questions.queries.frame
+        answers = self.vocab.encode(questions.truth.frame["item_id"])
+        part = np.random.default_rng(self.seed).permutation(len(frame)) % 3
+        part[answers < 0] = 0
+        asked = np.flatnonzero(part == 1) if self.library is not None else np.empty(0, dtype=np.int64)
+        requests = frame["request"].to_list()
+        for place, request in zip(asked, self.writer.write(answers[asked], self.seed + 2), strict=True):
+            requests[place] = request.text
+        withheld = pl.Series(part == 2) & (self.told is not None)
+        return Questions(
+            Queries(
+                frame.with_columns(
+                    pl.Series("request", requests, dtype=pl.String),
+                    *(
+                        pl.when(withheld).then(pl.col(name).list.head(0)).otherwise(pl.col(name)).alias(name)
+                        for name in ("history", "weights", "times")
+                    ),
+                )
+            ),
+            questions.truth,
+        )
+
+    def _run(
+        self, network: "Reader", histories: Histories, quality: Callable[[], float] | None, step: str
+    ) -> dict[str, Any]:
+        config, seed = self.config, self.seed
+        network.meet(np.bincount(histories.items, minlength=len(self.vocab)))
+
+        def lessons(epoch: int) -> Lessons:
+            return Lessons(
+                histories,
+                self.asked,
+                self.library.indptr if self.library is not None else np.zeros(0, dtype=np.int64),
+                self.told,
+                length=config.length,
+                batch=config.batch,
+                share=config.requests,
+                rng=np.random.default_rng((seed, epoch)),
+            )
+
+        if not len(lessons(0)):
+            return {}
+        arrays = [value.detach().numpy() for value in network.state_dict().values()]
+        key = fingerprint(config, seed, histories.indptr, histories.items, *arrays)
+        with workplace(self.school.settings, key) as folder:
+            trained = train(
+                network,
+                lessons,
+                quality,
+                config,
+                seed=seed,
+                device=self.school.settings.device,
+                folder=folder / step,
+                title="reranker" if quality else "reranker, last epochs",
+            )
+        return trained.report()
+
+    def _network(self, learned: Histories) -> "Reader":
+        import torch
+
+        from recsys.rerank.reader import Items, Reader
+
+        catalog, vocab, facets = self.school.catalog, self.vocab, self.writer.facets
+        items = Items(
+            text=item_vectors(catalog, vocab),
+            attributes=attribute_vectors(catalog, vocab),
+            own=cooccurrence(learned, len(vocab), self.config.dim),
+            carried=facets.carried,
+            years=facets.years,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return Reader(items, np.bincount(learned.items, minlength=len(vocab)), self.config.size(len(vocab)))
+
+
+def learn_meanings(config: SequenceConfig, library: Library | None, facets: Facets, school: School, seed: int) -> Ear:
+    """Train the interpreter on the library's requests, whose meaning is known."""
+    import torch
+
+    from recsys.rerank.interpret import Exercises, Interpreter
+
+    names = school.encoder.embed(list(facets.names))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Interpreter(names.shape[1])
+    if library is not None:
+        requests, words = library.requests, library.words
+
+        def exercises(epoch: int) -> Exercises:
+            rng = np.random.default_rng((seed, epoch))
+            return Exercises(requests, words, names, batch=EXERCISES, rng=rng)
+
+        schedule = Schedule(finish=config.exercises)
+        key = fingerprint(schedule, seed, words.states, words.indptr, names, facets.carried)
+        with workplace(school.settings, key) as folder:
+            train(
+                network,
+                exercises,
+                None,
+                schedule,
+                seed=seed,
+                device=school.settings.device,
+                folder=folder / "interpret",
+                title="requests",
+            )
+    return Ear(network.eval(), names, facets.years, Mentions.of(facets.titles))
+
+
+def heldout_quality(network: "Reader", histories: Histories, answers: Codes, asked: Asked | None) -> float:
+    """Mean NDCG@10 of the answers among the items not yet met; where there are requests, the mean of without and
+    with them."""
+    import torch
+
+    from recsys.rerank.interpret import log_fits
+    from recsys.rerank.reader import states_after
+
+    if not len(answers):
+        return 0.0
+    with torch.inference_mode():
+        tokens, bias = network.table()
+        found, places = [], np.arange(len(answers))
+        states = states_after(network, histories, tokens)
+        for text in (None, asked)[: 1 + (asked is not None)]:
+            gains = []
+            for rows in np.array_split(places, -(-len(places) // ROWS)):
+                batch = text.take(rows) if text is not None else None
+                logits = network.read(states[rows], tokens, batch) @ tokens.T + bias
+                if batch is not None:
+                    logits = logits + log_fits(batch, network.carried, network.years)
+                scores = logits.float().numpy()
+                if not np.isfinite(scores).all():
+                    raise SpecError("reranker: the training diverged, its numbers are not finite: lower reranker.rate")
+                own = scores[np.arange(len(rows)), answers[rows]][:, None]
+                some = histories.slice(rows[0], rows[-1] + 1)
+                scores[some.rows(), some.items] = -np.inf
+                ties = np.maximum((scores == own).sum(axis=1) - 1, 0)
+                gains.append(ndcg(pl.Series(1 + (scores > own).sum(axis=1) + ties / 2), 10))
+            found.append(float(np.concatenate(gains).mean()))
+    return float(np.mean(found))
