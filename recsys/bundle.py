@@ -22,7 +22,7 @@ from recsys.data import files
 from recsys.data.files import atomic_folder
 from recsys.data.ingest import Dataset
 from recsys.errors import BundleError, UnknownItemError, UnknownUserError
-from recsys.lm import load_lm
+from recsys.lm import load_encoder, load_lm
 from recsys.profiles import EvidenceProfiles
 from recsys.protocols import LanguageModel
 from recsys.recommender import Recommender
@@ -166,7 +166,12 @@ def load(path: Path, settings: Settings, *, lm: LanguageModel | None = None) -> 
     spec = stored_spec(path, manifest)
     catalog = Catalog(pl.read_parquet(path / "catalog.parquet"))
     interactions = InteractionLog(pl.read_parquet(path / "log.parquet"))
-    reranker = load_reranker(spec.reranker.kind, path / "reranker", lambda: lm or load_lm(spec.lm, settings))
+    reranker = load_reranker(
+        spec.reranker.kind,
+        path / "reranker",
+        lambda: lm or load_lm(spec.lm, settings),
+        lambda: load_encoder(spec.encoder, settings),
+    )
     profiles = EvidenceProfiles.load(path / "profiles", catalog)
     recommender = Recommender(
         catalog=catalog,

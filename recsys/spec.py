@@ -29,9 +29,10 @@ from recsys.policy import TopConfig
 from recsys.profiles import ProfilesConfig, summarize
 from recsys.protocols import LanguageModel, Reranker, TextEncoder
 from recsys.recommender import Recommender
-from recsys.rerank import AnyRerankerConfig, Fallback, Identity, IdentityConfig
+from recsys.rerank import AnyRerankerConfig, Fallback, Identity, IdentityConfig, SequenceConfig
+from recsys.rerank.train import School, train_sequence
 from recsys.settings import Settings
-from recsys.tables import Catalog, InteractionLog, Queries, query_histories
+from recsys.tables import Candidates, Catalog, InteractionLog, Queries, query_histories
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ class Spec(BaseModel):
     policy: TopConfig = Field(default_factory=TopConfig)
 
     def needs_vectors(self) -> bool:
-        """Whether a generator reads the catalog's text vectors."""
-        return self.generator.reads_text
+        """Whether a part reads the catalog's text vectors."""
+        return self.generator.reads_text or self.reranker.reads_text
 
     def needs_lm(self) -> bool:
         """Whether a part asks a language model while it is fitted."""
@@ -141,33 +142,39 @@ def fit(
     if lm is None and spec.needs_lm():
         with clock.step("load language model"):
             lm = load_lm(concrete.model_copy(update={"record": spec.lm.record}), settings)
+    if lm is None and spec.reranker.needs_lm:
+        raise SpecError(f"reranker.kind = '{spec.reranker.kind}' needs a language model: set lm.kind")
     training = training or Training.of_log(dataset.log)
     catalog = dataset.catalog
+    encoder: TextEncoder | None = None
     if spec.needs_vectors():
         with clock.step("embed catalog"):
-            catalog = with_vectors(catalog, load_encoder(spec.encoder, settings), settings.cache_dir)
+            encoder = load_encoder(spec.encoder, settings)
+            catalog = with_vectors(catalog, encoder, settings.cache_dir)
     tuning: dict[str, Any] = {}
     start: HeadStart | None = None
     reranker: Reranker = Identity()
     if not isinstance(spec.reranker, IdentityConfig):
-        if lm is None:
-            raise SpecError(f"reranker.kind = '{spec.reranker.kind}' needs a language model: set lm.kind")
         with clock.step("fit candidates before tune"):
             early = fit_generator(spec.generator, training.before, catalog, seed=seed, settings=settings)
             start = HeadStart(early, training.tune)
         with clock.step("fit profiles before tune"):
             early_profiles = spec.profiles.fit(training.before, catalog, rated=dataset.rated, seed=seed)
+
+        def generate(queries: Queries) -> Candidates:
+            return Candidates(early.generate(queries, spec.depth).frame)
+
         with clock.step("fit reranker on tune"):
             questions = training.tune.sample(3 * spec.reranker.tune_users, seed)
-            fitted = spec.reranker.fit(
-                questions,
-                early.generate(questions.queries, spec.depth),
-                early_profiles.as_of(questions.queries),
-                catalog,
-                training.before,
-                lm,
-                seed=seed,
-            )
+            described = early_profiles.as_of(questions.queries)
+            if isinstance(spec.reranker, SequenceConfig):
+                assert encoder is not None  # it reads text, so the catalog was embedded
+                school = School(training.before, training.known, catalog, early_profiles, generate, encoder, settings)
+                fitted = train_sequence(spec.reranker, school, questions, described, seed=seed)
+            else:
+                assert lm is not None  # asked for above
+                proposed = generate(questions.queries)
+                fitted = spec.reranker.fit(questions, proposed, described, catalog, training.before, lm, seed=seed)
         reranker, tuning["reranker"] = Fallback(fitted), fitted.report
     with clock.step("fit candidates"):
         generator = fit_generator(spec.generator, training.known, catalog, seed=seed, settings=settings, start=start)

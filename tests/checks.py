@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from polars.testing import assert_frame_equal
 
@@ -35,6 +36,21 @@ def with_word_vectors(catalog: Catalog, dim: int = 64) -> Catalog:
     """The catalog with the column `embedding`, as an encoder would add it."""
     vectors = [word_vector(text, dim) for text in catalog.frame["text"]]
     return Catalog(catalog.frame.with_columns(embedding=pl.Series(vectors, dtype=pl.Array(pl.Float32, dim))))
+
+
+class WordEncoder:
+    """A text encoder of hashed words: near where words are equal. Its states know a token and nothing of its place."""
+
+    def __init__(self, dim: int = 64) -> None:
+        self.dim, self.model_id = dim, f"test/words{dim}"
+
+    def embed(self, texts: Any) -> Any:
+        return np.array([word_vector(text, self.dim) for text in texts], dtype=np.float32).reshape(-1, self.dim)
+
+    def states(self, texts: Any, max_tokens: int) -> Any:
+        split = [(words(text) or [""])[:max_tokens] for text in texts]
+        tokens = self.embed([word for text in split for word in text])
+        return tokens, np.concatenate([[0], np.cumsum([len(text) for text in split])]).astype(np.int64)
 
 
 def one_by_one(queries: Queries) -> list[Queries]:

@@ -10,6 +10,8 @@ import pytest
 from recsys.errors import ModelError, SpecError, WeightsError
 from recsys.lm import LMConfig, LocalLM, ReplayLM, load_lm, resolved
 from recsys.lm.packing import chunks, layout
+from recsys.lm.replay import ScriptedLM
+from recsys.lm.usage import context_of, count, usage_of
 from recsys.lm.weights import resolve
 from recsys.protocols import LanguageModel
 from recsys.settings import Settings
@@ -129,6 +131,18 @@ def test_an_answer_of_ten_thousand_characters_is_cut_and_counted(
         (scores,) = tiny_lm.score([PROMPT], [["y" * 10_000, " M"]])
     assert scores[0].tokens == 128
     assert "1 of 2 texts cut to 128 tokens" in caplog.text
+
+
+def test_tokens_are_counted_and_the_context_is_told_also_behind_a_store_of_answers(
+    tiny_lm: LocalLM, tmp_path: Path
+) -> None:
+    stored = ReplayLM(tiny_lm, tmp_path)
+    ((score,),) = tiny_lm.score(["Next:"], [[" Ran and Heat"]])
+    for lm in (tiny_lm, stored):
+        assert count(lm, " Ran and Heat") == score.tokens
+        assert context_of(lm) == tiny_lm.context
+        assert usage_of(lm) is None
+    assert count(ScriptedLM(), "x" * 400) == 101
 
 
 def test_special_tokens_in_a_text_are_plain_text(tiny_lm: LocalLM) -> None:

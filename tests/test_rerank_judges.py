@@ -529,3 +529,20 @@ def test_a_saved_judge_keeps_its_kind_and_prompt(case: Case, tmp_path: Path) -> 
     opened: Sequence[Any] = []
     again = load_reranker("setwise", tmp_path / "unheard", lambda: opened[0])  # fails if it is asked for
     assert again.rerank(*case).frame["item_id"].equals(unheard.rerank(*case).frame["item_id"])
+
+
+def test_both_orders_of_a_pair_cancel_what_a_model_has_for_a_place(case: Case) -> None:
+    """It likes A by far more than what it knows of the titles; and the best title still rises."""
+    queries, candidates, profiles, catalog = case
+
+    def likelihood(prompt: str, answer: str) -> float:
+        return (2.0 if answer == " A" else 0.0) + len(shown(prompt)[answer.strip()]) / 100 - 5
+
+    titles = dict(catalog.frame.select("item_id", "title").iter_rows())
+    heads = candidates.frame.filter(pl.col("rank") <= 6).partition_by("query_id", maintain_order=True)
+    for algorithm in ("sliding", "heap"):
+        config = PairwiseConfig(top=2, algorithm=algorithm, method="logprobs")  # type: ignore[arg-type]
+        judge = reranker(config, ScriptedLM(likelihood=likelihood)).judge
+        for head, opinion in zip(heads, judge.opinions(heads, queries, profiles, catalog), strict=True):
+            lengths = [len(titles[item]) for item in head["item_id"]]
+            assert lengths[int(opinion.argmax())] == max(lengths)

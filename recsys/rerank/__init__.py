@@ -14,6 +14,7 @@ from recsys.rerank.fused import Fused
 from recsys.rerank.judge import Judge, LMSource
 from recsys.rerank.listwise import ListwiseConfig, ListwiseJudge
 from recsys.rerank.packed import PackedConfig, PackedJudge
+from recsys.rerank.sequence import EncoderSource, SequenceConfig, SequenceJudge, no_encoder
 
 __all__ = [
     "AnyReranker",
@@ -26,12 +27,13 @@ __all__ = [
     "ListwiseConfig",
     "PackedConfig",
     "PairwiseConfig",
+    "SequenceConfig",
     "SetwiseConfig",
     "load_reranker",
 ]
 
 AnyRerankerConfig = Annotated[
-    PackedConfig | ListwiseConfig | PairwiseConfig | SetwiseConfig | EndpointConfig | IdentityConfig,
+    SequenceConfig | PackedConfig | ListwiseConfig | PairwiseConfig | SetwiseConfig | EndpointConfig | IdentityConfig,
     Field(discriminator="kind"),
 ]
 AnyReranker = Fused | Identity
@@ -45,13 +47,16 @@ JUDGES: Mapping[str, Callable[[Path, LMSource | None], Judge]] = {
 }
 
 
-def load_reranker(kind: str, path: Path, lm: LMSource) -> AnyReranker:
-    """Read a saved reranker of a known kind; `lm` is asked for a language model only where its opinion counts.
+def load_reranker(kind: str, path: Path, lm: LMSource, encoder: EncoderSource = no_encoder) -> AnyReranker:
+    """Read a saved reranker of a known kind; `lm` is asked for a language model only where its opinion counts, and
+    `encoder` for a text encoder when the first text is read.
 
     Errors: `BundleError` when the folder holds something else, or the language model is not the one it needs.
     """
     if kind == "identity":
         return Identity.load(path)
+    if kind == SequenceJudge.kind:
+        return Fused.load(path, kind, lambda folder, _: SequenceJudge.load(folder, encoder), lm)
     if kind in JUDGES:
         return Fused.load(path, kind, JUDGES[kind], lm)
     raise BundleError(f"{path}: there is no reranker of kind '{kind}'")

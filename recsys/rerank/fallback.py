@@ -28,6 +28,7 @@ class IdentityConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     needs_lm: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = False
 
     kind: Literal["identity"] = "identity"
 

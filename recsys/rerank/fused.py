@@ -47,6 +47,7 @@ class FusedConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     needs_lm: ClassVar[bool] = True
+    reads_text: ClassVar[bool] = False
 
     depth: int = Field(default=30, ge=1, le=1000)
     features: tuple[Feature, ...] = ("score", "log_rank", "lm", "log_popularity", "content")

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 
 import polars as pl
 from polars.exceptions import PolarsError
+from safetensors import SafetensorError
 
 from recsys.errors import BundleError, ModelError, SpecError
 from recsys.protocols import LanguageModel, Score
@@ -57,7 +58,7 @@ def readable(path: Path, what: str) -> Iterator[None]:
     """Turn whatever a damaged file raises into `BundleError`."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError, PolarsError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError, PolarsError, SafetensorError) as error:
         raise BundleError(f"{path}: is not readable as {what} ({error})") from error
 
 

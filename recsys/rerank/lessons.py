@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # Sentences of a profile that are read.
 SENTENCES = 10
-# Requests that are written for training, and for one item at most.
-MOST_REQUESTS, PER_ITEM = 12_000, 6
+# Requests for one item at most.
+PER_ITEM = 48
 # Shares of a history after which its profile is written.
 EARLIEST, LATEST = 0.2, 0.8
 # Profiles in a batch, and answers of each.
@@ -150,16 +150,18 @@ class Library:
     indptr: Ints
 
     @classmethod
-    def write(cls, writer: Writer, frequency: npt.NDArray[np.integer], encoder: TextEncoder, seed: int) -> "Library":
-        """Write requests for the items that have events, up to `PER_ITEM` each, as many as `MOST_REQUESTS` allows."""
+    def write(
+        cls, writer: Writer, frequency: npt.NDArray[np.integer], encoder: TextEncoder, n: int, seed: int
+    ) -> "Library":
+        """Write about `n` requests for the items that have events, up to `PER_ITEM` each."""
         from recsys.rerank.interpret import Words
 
         known = np.flatnonzero(frequency > 0)
-        per_item = int(np.clip(MOST_REQUESTS // max(len(known), 1), 1, PER_ITEM))
-        if len(known) > MOST_REQUESTS:
+        per_item = int(np.clip(n // max(len(known), 1), 1, PER_ITEM))
+        if len(known) > n:
             weights = np.sqrt(frequency[known])
             rng = np.random.default_rng(seed)
-            known = rng.choice(known, MOST_REQUESTS, replace=False, p=weights / weights.sum())
+            known = rng.choice(known, n, replace=False, p=weights / weights.sum())
         items = np.sort(np.repeat(known, per_item)).astype(np.int32)
         requests = writer.write(items, seed)
         words = Words.of([request.text for request in requests], encoder)

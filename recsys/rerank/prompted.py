@@ -189,7 +189,7 @@ class Prompted:
         recent = [past[max(len(past) - self.config.recent, 0) :] if "recent" in told else [] for past in pasts]
         near: list[list[Id]] = [[] for _ in pasts]
         if "evidence" in told:
-            older = [[item for item in past if item not in set()] for past, last in zip(pasts, recent, strict=True)]
+            older = [[item for item in past if item not in set(last)] for past, last in zip(pasts, recent, strict=True)]
             near = self.evidence.nearest(older, [h["item_id"].to_list() for h in heads], self.config.evidence, catalog)
         return [
             Case(

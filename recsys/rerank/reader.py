@@ -28,7 +28,7 @@ from recsys.rerank.interpret import log_fits
 # Histories read at once.
 ROWS = 256
 # How much profiles count beside histories.
-TOLD = 0.3
+TOLD = 1.0
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ class Reader(nn.Module):
         x = states[:, None]
         for block in self.readers:
             x = block(x, held, seen)
-        return plain + self.out_read(self.last_read(x[:, 0])) * some[:, None]
+        told: Tensor = self.out_read(self.last_read(x[:, 0])) * some[:, None]
+        return plain + told
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The loss: cross-entropy of the answers.

@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import Field
 
 from recsys.data.vocab import Vocab
-from recsys.errors import BundleError, ModelError, RecsysError, UnknownItemError
+from recsys.errors import BundleError, ModelError, RecsysError, SpecError, UnknownItemError
 from recsys.networks.training import Schedule
 from recsys.protocols import Floats, TextEncoder
 from recsys.rerank.fused import FusedConfig
@@ -40,6 +40,11 @@ MEANING = ("wants", "refuses", "newer", "older", "like_years")
 _FILE = "judge.json"
 
 
+def no_encoder() -> TextEncoder:
+    """For where there is none. Errors: `SpecError`."""
+    raise SpecError("no text encoder is given")
+
+
 class SequenceConfig(FusedConfig, Schedule):
     """How the sequence reranker is built.
 
@@ -47,12 +52,13 @@ class SequenceConfig(FusedConfig, Schedule):
     readers  : blocks in which the state attends to texts
     item_dropout, history_dropout : most items' own vectors, and share of histories, that are left out in training
     requests : share of the places in histories that come with a request in training
-    exercises : passes over those requests to learn what they mean
+    written, exercises : requests that are written for training, and passes over them to learn what they mean
     profiles : profiles that are written for training
     heldout  : users whose last event says when to stop
     """
 
     needs_lm: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = True
 
     kind: Literal["sequence"] = "sequence"
     depth: int = Field(default=100, ge=1, le=1000)
@@ -66,6 +72,7 @@ class SequenceConfig(FusedConfig, Schedule):
     item_dropout: float = Field(default=0.3, ge=0, lt=1)
     history_dropout: float = Field(default=0.1, ge=0, lt=1)
     requests: float = Field(default=0.2, ge=0, le=1)
+    written: int = Field(default=12_000, ge=1)
     exercises: int = Field(default=6, ge=1)
     profiles: int = Field(default=3000, ge=0)
     heldout: int = Field(default=2000, ge=1)

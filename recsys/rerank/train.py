@@ -105,7 +105,11 @@ class Course:
         likeness = (item_vectors(school.catalog, vocab), cooccurrence(histories, len(vocab), LIKENESS))
         writer = Writer(facets, Wording.read(), np.hstack([centred(vectors) for vectors in likeness]))
         frequency = np.bincount(histories.items, minlength=len(vocab))
-        library = Library.write(writer, frequency, school.encoder, seed) if config.requests and len(facets) else None
+        library = (
+            Library.write(writer, frequency, school.encoder, config.written, seed)
+            if config.requests and len(facets)
+            else None
+        )
         ear = learn_meanings(config, library, facets, school, seed)
         asked = Asked.of([r.text for r in library.requests], library.words, ear) if library is not None else None
         told = None

@@ -1,0 +1,180 @@
+"""Requests that are written for training, and what is understood of requests."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from checks import WordEncoder, with_word_vectors
+from recsys.data.vocab import Vocab
+from recsys.errors import SpecError
+from recsys.networks.items import centred, item_vectors
+from recsys.rerank.interpret import DOUBT, Exercises, Interpreter, Words, log_fits
+from recsys.rerank.lessons import Mentions, sentences_of
+from recsys.rerank.requests import KINDS, Facets, Request, Wording, Writer
+from recsys.tables import Catalog
+
+HELD_OUT = Path(__file__).parent / "bench" / "requests-held-out.txt"
+
+
+@pytest.fixture(scope="module")
+def catalog(world: Any) -> Catalog:
+    return with_word_vectors(world.catalog)
+
+
+@pytest.fixture(scope="module")
+def writer(world: Any, catalog: Catalog) -> Writer:
+    vocab = Vocab.of_items(catalog)
+    facets = Facets.of(catalog, vocab, vocab.encode(world.log.frame["item_id"]))
+    return Writer(facets, Wording.read(), centred(item_vectors(catalog, vocab)))
+
+
+def every_item(writer: Writer, times: int = 5) -> Any:
+    return np.repeat(np.arange(len(writer.near)), times).astype(np.int32)
+
+
+@pytest.mark.parametrize("wording", [None, HELD_OUT], ids=["packaged", "held out"])
+def test_a_request_is_true_of_its_item(writer: Writer, wording: Path | None) -> None:
+    items = every_item(writer)
+    requests = Writer(writer.facets, Wording.read(wording), writer.near).write(items, seed=3)
+    for item, request in zip(items, requests, strict=True):
+        assert writer.facets.fits(request)[item], request
+        assert request.text.strip()
+        assert "{" not in request.text
+    assert {request.kind for request in requests} == set(KINDS)
+
+
+def test_what_is_refused_and_wanted_is_said(writer: Writer) -> None:
+    facets = writer.facets
+    for request in writer.write(every_item(writer), seed=1):
+        for value in (*request.wants, *request.refuses):
+            assert any(way in request.text for way in facets.spoken[value]), request
+        if request.like >= 0:
+            assert facets.titles[request.like] in request.text
+
+
+def test_requests_are_the_same_for_the_same_seed_and_others_for_another(writer: Writer) -> None:
+    items = every_item(writer, 1)
+    assert writer.write(items, 1) == writer.write(items, 1)
+    assert writer.write(items, 1) != writer.write(items, 2)
+
+
+def test_newer_and_older_are_true(writer: Writer) -> None:
+    items = every_item(writer)
+    compared = [(i, r) for i, r in zip(items, writer.write(items, 4), strict=True) if r.than]
+    assert {request.than for _, request in compared} == {1, -1}
+    for item, request in compared:
+        assert np.sign(writer.facets.years[item] - writer.facets.years[request.like]) == request.than
+
+
+def test_held_out_phrases_are_not_among_those_of_training() -> None:
+    trained, held = Wording.read().phrases, Wording.read(HELD_OUT).phrases
+    for kind, phrases in held.items():
+        assert not (set(phrases) - {""}) & set(trained[kind]), kind
+
+
+def test_wording_that_lacks_a_kind_is_named(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("[open]\n-\n[close]\n-\n[want]\n{want}\n")
+    with pytest.raises(SpecError, match=r"some.txt: the kind \[two\] is missing"):
+        Wording.read(tmp_path / "some.txt")
+
+
+def test_a_catalog_that_says_nothing_is_asked_for_by_likeness_alone(catalog: Catalog) -> None:
+    bare = Catalog(catalog.frame.select("item_id", pl.col("title").str.replace(r" \(\d+\)", ""), "text", "embedding"))
+    vocab = Vocab.of_items(bare)
+    facets = Facets.of(bare, vocab, np.arange(len(vocab)))
+    assert len(facets) == 0
+    assert np.isnan(facets.years).all()
+    writer = Writer(facets, Wording.read(), centred(item_vectors(bare, vocab)))
+    assert {request.kind for request in writer.write(np.arange(20, dtype=np.int32), 0)} == {"like"}
+
+
+def test_one_item_alone_can_still_be_asked_for(catalog: Catalog) -> None:
+    one = Catalog(catalog.frame.head(1))
+    vocab = Vocab.of_items(one)
+    facets = Facets.of(one, vocab, np.zeros(1, dtype=np.int32))
+    (request,) = Writer(facets, Wording.read(), np.ones((1, 4), np.float32)).write(np.zeros(1, dtype=np.int32), 0)
+    assert request == Request(request.text)
+
+
+def test_the_log_probability_of_fitting_is_worked_out_by_hand() -> None:
+    meanings = {
+        "wants": torch.tensor([[0.5, 0.0]]),
+        "refuses": torch.tensor([[0.0, 0.9]]),
+        "newer": torch.tensor([0.8]),
+        "older": torch.tensor([0.0]),
+        "like_years": torch.tensor([1990.0]),
+    }
+    carried = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    years = torch.tensor([1995.0, 1995.0, 1995.0, float("nan")])
+    found = log_fits(meanings, carried, years)[0]
+    expected = [0.0, np.log(0.5), np.log(0.1), np.log(0.2)]  # no year: not known to be newer
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_certainty_rules_nothing_out_for_good() -> None:
+    sure = {name: torch.ones(1, 1) for name in ("wants", "refuses")}
+    none = {"newer": torch.zeros(1), "older": torch.zeros(1), "like_years": torch.tensor([float("nan")])}
+    found = log_fits({**sure, **none}, torch.tensor([[1.0], [0.0]]), torch.zeros(2))
+    np.testing.assert_allclose(found[0], np.log(DOUBT), rtol=1e-3)
+
+
+def learned(writer: Writer, epochs: int) -> tuple[Interpreter, Any]:
+    encoder = WordEncoder()
+    requests = writer.write(every_item(writer, 6), seed=0)
+    words, names = Words.of([r.text for r in requests], encoder), encoder.embed(list(writer.facets.names))
+    torch.manual_seed(0)
+    network = Interpreter(encoder.dim, dim=64, layers=1)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    for epoch in range(epochs):
+        for batch in Exercises(requests, words, names, batch=64, rng=np.random.default_rng(epoch)):
+            optimizer.zero_grad()
+            network(batch).backward()
+            optimizer.step()
+    return network.eval(), names
+
+
+def test_the_interpreter_learns_what_is_wanted_and_what_is_refused(writer: Writer) -> None:
+    network, names = learned(writer, 10)
+    requests = writer.write(every_item(writer, 1), seed=99)
+    meanings = network.meanings(Words.of([r.text for r in requests], WordEncoder()), names)
+    for which in ("wants", "refuses"):
+        right = np.zeros(meanings[which].shape, dtype=bool)
+        for row, request in enumerate(requests):
+            right[row, list(getattr(request, which))] = True
+        said = meanings[which].numpy()
+        assert said[right].mean() > said[~right].mean() + 0.5, which
+
+
+def test_batch_equals_singles_in_reading_requests(writer: Writer) -> None:
+    network, names = learned(writer, 1)
+    texts = [r.text for r in writer.write(every_item(writer, 1)[:20], 5)]
+    whole = network.meanings(Words.of(texts, WordEncoder()), names)
+    for row, text in enumerate(texts):
+        one = network.meanings(Words.of([text], WordEncoder()), names)
+        for name, value in one.items():
+            np.testing.assert_allclose(value[0], whole[name][row], atol=1e-5)
+
+
+def test_titles_are_found_in_a_text_as_the_catalog_writes_them() -> None:
+    mentions = Mentions.of(["Star Wars", "Star Wars Returns", "War", "comedy", "X"])
+    assert mentions.find("something like Star Wars, but newer") == 0
+    assert mentions.find('more like "Star Wars Returns"!') == 1
+    assert mentions.find("a comedy about star wars") == -1
+    assert mentions.find("War") == 2
+    assert mentions.find("X") == -1
+    assert mentions.find("") == -1
+    assert Mentions.of([]).find("anything") == -1
+
+
+def test_sentences_of_a_profile() -> None:
+    assert sentences_of('You like horror. You thought highly of "Up. Down." Lately "A"; more.') == [
+        "You like horror.",
+        'You thought highly of "Up.',
+        'Down." Lately "A"; more.',
+    ]
+    assert sentences_of("  ") == []
+    assert len(sentences_of("One. " * 50)) == 10
