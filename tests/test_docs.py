@@ -27,6 +27,7 @@ from recsys.rerank import (
     ListwiseConfig,
     PackedConfig,
     PairwiseConfig,
+    SequenceConfig,
     SetwiseConfig,
 )
 from recsys.spec import Spec
@@ -45,7 +46,15 @@ SEVERAL = {
         SequentialConfig,
         TwoTowerConfig,
     ),
-    "reranker": (IdentityConfig, PackedConfig, ListwiseConfig, PairwiseConfig, SetwiseConfig, EndpointConfig),
+    "reranker": (
+        IdentityConfig,
+        SequenceConfig,
+        PackedConfig,
+        ListwiseConfig,
+        PairwiseConfig,
+        SetwiseConfig,
+        EndpointConfig,
+    ),
 }
 SECTIONS = [name for name, field in Spec.model_fields.items() if field.default_factory is not None]
 

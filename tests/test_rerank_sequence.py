@@ -34,7 +34,7 @@ SMALL = SequenceConfig(
     heldout=100,
     written=1500,
     exercises=8,
-    profiles=150,
+    told=150,
     rate=3e-3,
     dropout=0.1,
 )
@@ -199,23 +199,27 @@ def test_a_profile_that_rests_on_nothing_is_not_read(judge: SequenceJudge, schoo
     np.testing.assert_array_equal(judge.scores(queries, nothing), unread)
 
 
-def test_what_is_refused_falls_behind(judge: SequenceJudge, case: Case) -> None:
+def test_what_is_refused_falls_behind_and_what_is_wanted_comes_first(judge: SequenceJudge, case: Case) -> None:
     queries, _, profiles, _ = case
-    horror = [i for i, name in enumerate(judge_names(judge)) if name == "horror"]
-    carried = judge.carried[:, horror].any(axis=1)
     frame = queries.frame.filter(pl.col("history").list.len() > 0)
-    asked = Queries(frame.with_columns(request=pl.lit("no horror")))
-    plain = Queries(frame.with_columns(request=pl.lit("")))
-    apart = judge.scores(asked, profiles) - judge.scores(plain, profiles)
-    assert apart[:, carried].mean() < apart[:, ~carried].mean() - 0.5
+    carried = judge.carried[:, judge.ear.names.index("comedy")] > 0
+    plain = judge.scores(Queries(frame.with_columns(request=pl.lit(""))), profiles)
+    gained = {
+        text: judge.scores(Queries(frame.with_columns(request=pl.lit(text))), profiles) - plain
+        for text in ("no comedy", "some comedy")
+    }
+    apart = {text: gain[:, carried].mean() - gain[:, ~carried].mean() for text, gain in gained.items()}
+    assert apart["no comedy"] < 0 < apart["some comedy"]
+    assert apart["no comedy"] < apart["some comedy"] - 0.1
 
 
-def judge_names(judge: SequenceJudge) -> list[str]:
-    """The values by their encodings."""
-    encoder = WordEncoder()
-    return [
-        "horror" if np.allclose(vector, encoder.embed(["horror"])[0], atol=1e-6) else "" for vector in judge.ear.names
-    ]
+def test_what_was_understood_can_be_shown(judge: SequenceJudge) -> None:
+    title = next(iter(judge.ear.mentions.codes))
+    (said,) = judge.understood([f"something like {title}"])
+    assert said["like"] == title
+    assert said["than"] in (None, "newer", "older")
+    assert set(said["wants"]) | set(said["refuses"]) <= set(judge.ear.names)
+    assert judge.understood([]) == []
 
 
 def test_answers_change_nothing_that_is_trained_before_tune(
@@ -229,7 +233,7 @@ def test_answers_change_nothing_that_is_trained_before_tune(
             pl.concat([world_split.fit.frame, world_split.tune.frame.with_columns(pl.col("item_id").shuffle(seed=1))])
         )
 
-    quick = SMALL.model_copy(update={"epochs": 1, "exercises": 1, "profiles": 20, "written": 240})
+    quick = SMALL.model_copy(update={"epochs": 1, "exercises": 1, "told": 20, "written": 240})
     other = school_of(world, Other, school.catalog, tmp_path)
     networks = [Course.of(quick, s, 0).explore() for s in (school, other)]
     for one, two in zip(*(network.state_dict().values() for network in networks), strict=True):
@@ -304,7 +308,7 @@ def test_a_catalog_without_vectors_is_named(world: Any, world_split: Any, school
 
 
 def test_a_sampled_softmax_learns_too(school: School) -> None:
-    quick = SMALL.model_copy(update={"negatives": 40, "epochs": 1, "exercises": 1, "profiles": 20, "written": 240})
+    quick = SMALL.model_copy(update={"negatives": 40, "epochs": 1, "exercises": 1, "told": 20, "written": 240})
     course = Course.of(quick, school, 0)
     course.explore()
     assert course.report["heldout_ndcg@10"][-1] > 0

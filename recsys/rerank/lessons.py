@@ -117,7 +117,7 @@ class Asked:
 
         like = np.array([ear.mentions.find(text) for text in texts], dtype=np.int64)
         years = np.where(like >= 0, ear.years[like], np.nan).astype(np.float32)
-        meanings = ear.interpreter.meanings(words, ear.names)
+        meanings = ear.interpreter.meanings(words, ear.vectors)
         return cls(words.means(), like, {**meanings, "like_years": torch.from_numpy(years)})
 
     def take(self, rows: npt.NDArray[np.integer]) -> Batch:
@@ -133,10 +133,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Ear:
-    """What it takes to interpret a request. names : (values, dim) encodings; years : (items,)."""
+    """What it takes to interpret a request. names : of the values; vectors : (values, dim) their encodings; years :
+    (items,)."""
 
     interpreter: "Interpreter"
-    names: Floats
+    names: tuple[str, ...]
+    vectors: Floats
     years: Floats
     mentions: "Mentions"
 

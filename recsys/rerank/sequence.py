@@ -33,6 +33,8 @@ EncoderSource = Callable[[], TextEncoder]
 FULL_SOFTMAX, SAMPLED = 20_000, 4096
 # Queries with texts that are read at once.
 ROWS = 256
+# From here on a meaning is told to who asked.
+SURE = 0.5
 # What a profile claims that rests on no event: there is nothing in it to read.
 NOTHING = ["events|n=0"]
 # What a request means, in a batch.
@@ -53,7 +55,7 @@ class SequenceConfig(FusedConfig, Schedule):
     item_dropout, history_dropout : most items' own vectors, and share of histories, that are left out in training
     requests : share of the places in histories that come with a request in training
     written, exercises : requests that are written for training, and passes over them to learn what they mean
-    profiles : profiles that are written for training
+    told     : profiles that are written for training
     heldout  : users whose last event says when to stop
     """
 
@@ -74,7 +76,7 @@ class SequenceConfig(FusedConfig, Schedule):
     requests: float = Field(default=0.2, ge=0, le=1)
     written: int = Field(default=12_000, ge=1)
     exercises: int = Field(default=6, ge=1)
-    profiles: int = Field(default=3000, ge=0)
+    told: int = Field(default=3000, ge=0)
     heldout: int = Field(default=2000, ge=1)
     negatives: int | None = Field(default=None, ge=1)
     epochs: int = Field(default=14, ge=1)
@@ -170,6 +172,27 @@ class SequenceJudge:
                         asked_of[int(row)] = {name: text[name][place : place + 1] for name in MEANING}
         return np.asarray(found, dtype=np.float32), asked_of
 
+    def understood(self, requests: Sequence[str]) -> list[dict[str, Any]]:
+        """What requests are taken to mean, to be shown to who asked: the values that each "wants" and "refuses" (a list
+        of names), "like" (a title or None), "than" ("newer", "older" or None).
+
+        Errors: `ModelError` where the text encoder is not to be had.
+        """
+        if not requests:
+            return []
+        text = self._read(requests, [""] * len(requests))
+        titles = {code: title for title, code in self.ear.mentions.codes.items()}
+        found = []
+        for row in range(len(requests)):
+            said = {
+                name: [value for value, p in zip(self.ear.names, text[name][row], strict=True) if p > SURE]
+                for name in ("wants", "refuses")
+            }
+            like = titles.get(int(text["like"][row]))
+            than = next((name for name in ("newer", "older") if like and text[name][row] > SURE), None)
+            found.append({**said, "like": like, "than": than})
+        return found
+
     def _fits(self, asked: Mapping[str, Any], codes: Any) -> Floats:
         import torch
 
@@ -215,9 +238,13 @@ class SequenceJudge:
         arrays = {name: value for name, value in arrays.items() if name not in _REPLACED}
         heard = self.ear.interpreter.state_dict().items()
         arrays |= {f"interpreter.{name}": value.detach().numpy() for name, value in heard}
-        arrays |= {"tokens": vectors, "bias": bias, "names": self.ear.names, "carried": self.carried.astype(np.uint8)}
+        arrays |= {"tokens": vectors, "bias": bias, "names": self.ear.vectors, "carried": self.carried.astype(np.uint8)}
         save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, folder / "network.safetensors")
-        facts = {"config": self.config.model_dump(mode="json"), "encoder": self.encoder_id}
+        facts = {
+            "config": self.config.model_dump(mode="json"),
+            "encoder": self.encoder_id,
+            "values": self.ear.names,
+        }
         (folder / _FILE).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
         titles = {code: title for title, code in self.ear.mentions.codes.items()}
         pl.DataFrame(
@@ -253,7 +280,7 @@ class SequenceJudge:
                     raise BundleError(f"{folder}: its network is of another version: refit")
             mentions = Mentions.of([title or "" for title in items["title"]])
             years = items["year"].to_numpy().astype(np.float32)
-            ear = Ear(interpreter.eval(), arrays["names"], years, mentions)
+            ear = Ear(interpreter.eval(), tuple(map(str, facts["values"])), arrays["names"], years, mentions)
             carried = arrays["carried"].astype(np.float32)
         vocab, encoder_id = Vocab(items["item_id"]), str(facts["encoder"])
         return cls(config, vocab, network.eval(), ear, encoder_id, encoder, carried, table)

@@ -113,8 +113,8 @@ class Course:
         ear = learn_meanings(config, library, facets, school, seed)
         asked = Asked.of([r.text for r in library.requests], library.words, ear) if library is not None else None
         told = None
-        if config.profiles:
-            told = Told.write(school.before, vocab, school.describe, school.encoder, config.profiles, seed)
+        if config.told:
+            told = Told.write(school.before, vocab, school.describe, school.encoder, config.told, seed)
         return cls(config, school, seed, vocab, histories, writer, ear, library, asked, told)
 
     def explore(self) -> "Reader":
@@ -263,7 +263,7 @@ def learn_meanings(config: SequenceConfig, library: Library | None, facets: Face
                 folder=folder / "interpret",
                 title="requests",
             )
-    return Ear(network.eval(), names, facets.years, Mentions.of(facets.titles))
+    return Ear(network.eval(), facets.names, names, facets.years, Mentions.of(facets.titles))
 
 
 def heldout_quality(network: "Reader", histories: Histories, answers: Codes, asked: Asked | None) -> float:
