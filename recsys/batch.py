@@ -4,13 +4,15 @@
 is there whole or not at all, so an interrupted run goes on where it stopped. `OUT/_run.json` says what the shards
 belong to (bundle, k, users, ...), and a run that differs in any of it refuses to mix. `OUT/_SUCCESS.json` appears last.
 Users whom the reranker failed have the candidates' order; they count as `not_reranked`, and a rerun tries them again.
+Requests in words belong to the run like its users: another request is another run. Of their text nothing is kept.
 Read the result with `pl.read_parquet("OUT/part-*.parquet")`.
 """
 
 import hashlib
 import json
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,13 @@ import polars as pl
 
 from recsys.bundle import Bundle
 from recsys.data.files import atomic_file
+from recsys.data.requests import clean_request
 from recsys.errors import DataError, SpecError, StorageError, UnknownUserError
 from recsys.recommender import check_k
-from recsys.rerank import Identity
+from recsys.rerank import Identity, heard
 from recsys.tables import Id, Queries, Slates
+
+log = logging.getLogger(__name__)
 
 RUN, SUCCESS = "_run.json", "_SUCCESS.json"
 COLUMNS = ("user_id", "item_id", "rank", "score", "propensity", "served_by", "reason")
@@ -51,6 +56,10 @@ class BatchReport:
     """Users with at least one row whose order comes from the reranker."""
     not_reranked: int
     """Users whom the reranker should have served and failed: all their rows are in the candidates' order."""
+    requests: int
+    """Users with a request in words."""
+    unread: int
+    """Those of them whose request had no part in the order of their rows."""
     shards: int
     written: int
     seconds: float
@@ -126,13 +135,17 @@ def run_batch(
     shard_size: int = 256,
     restart: bool = False,
     progress: bool = True,
+    requests: Mapping[Id, str] | None = None,
 ) -> BatchReport:
     """Write the top `k` of every user into `out`; a rerun skips the users who are there, except `not_reranked` ones.
 
     With `rerank_users` only the first so many of `users` are reranked; the others get the candidate order and
     `served_by` "candidates". Neither `shard_size` nor an interruption changes a slate.
 
-    Errors: `SpecError` for a bad `k`, an empty or repeating user list; `StorageError` when `out` holds another run's
+    requests : what some of `users` ask for in words; the log says where the bundle's reranker does not read them
+
+    Errors: `SpecError` for a bad `k`, an empty or repeating user list, a request by nobody of it; `DataError` for a
+    request that is too long or no valid Unicode; `StorageError` when `out` holds another run's
     shards (unless `restart`, which removes them), anything else, or cannot be written; `UnknownUserError`.
     """
     check_k(k, bundle.catalog)
@@ -140,14 +153,22 @@ def run_batch(
         raise SpecError("--shard-size must be at least 1 and --rerank-users at least 0")
     if not users or len(set(users)) < len(users):
         raise SpecError("the list of users is empty or names a user twice")
+    requests = {user: text for user, request in (requests or {}).items() if (text := clean_request(request))}
+    if strangers := requests.keys() - set(users):
+        raise SpecError(f"{len(strangers)} of {len(requests)} requests are by users who are not in the list of users")
     run = {
         "bundle": bundle.manifest["hash"],
         "k": k,
-        "users": hashlib.sha256(json.dumps(list(users)).encode()).hexdigest(),
+        "users": _digest(list(users)),
         "rerank_users": rerank_users,
         "shard_size": shard_size,
+        # As a run that knows no requests, where there are none.
+        "requests": _digest([requests.get(user, "") for user in users]) if requests else None,
     }
     _claim(out, run, restart=restart)
+    deaf = heard.unread(bundle.recommender.reranker)
+    if requests and deaf:
+        log.warning("none of %d requests is read: %s", len(requests), deaf)
     limit = len(users) if rerank_users is None else rerank_users
     if isinstance(bundle.recommender.reranker, Identity):
         limit = 0
@@ -158,11 +179,11 @@ def run_batch(
     todo = [(shard, some) for shard in shards if (some := _todo(shard))]
     started = time.perf_counter()
     for shard, some in _with_progress(todo, show=progress):
-        frame = _slates(bundle, shard, some, k)
+        frame = _slates(bundle, shard, some, k, requests)
         with atomic_file(shard.path) as temporary:
             frame.write_parquet(temporary)
     seconds = time.perf_counter() - started
-    counts = _count(shards)
+    counts = _count(shards, requests, deaf=deaf is not None)
     _write_json(out / SUCCESS, {**counts, "run": run})
     return BatchReport(out, **counts, written=sum(len(some) for _, some in todo), seconds=seconds)
 
@@ -198,7 +219,7 @@ def _with_progress(todo: list[tuple[_Shard, list[Id]]], *, show: bool) -> Iterat
             bar.update(len(some))
 
 
-def _slates(bundle: Bundle, shard: _Shard, todo: list[Id], k: int) -> pl.DataFrame:
+def _slates(bundle: Bundle, shard: _Shard, todo: list[Id], k: int, requests: Mapping[Id, str]) -> pl.DataFrame:
     """The shard's rows, users in its order, then rank: those of `todo` computed, the others as they are there."""
     rerank = set(shard.users[: shard.rerank])
     parts = []
@@ -209,7 +230,7 @@ def _slates(bundle: Bundle, shard: _Shard, todo: list[Id], k: int) -> pl.DataFra
         (bundle.recommender.candidates_only(), [user for user in todo if user not in rerank]),
     ):
         if some:
-            queries = bundle.queries(some)
+            queries = bundle.queries(some, [requests.get(user, "") for user in some])
             parts.append(_rows(queries, recommender.recommend(queries, k)))
     places = {user: place for place, user in enumerate(shard.users)}
     rows = pl.concat(parts)
@@ -245,17 +266,19 @@ def _claim(out: Path, run: dict[str, Any], *, restart: bool) -> None:
     _write_json(state, run)
 
 
-def _count(shards: list[_Shard]) -> dict[str, int]:
+def _count(shards: list[_Shard], requests: Mapping[Id, str], *, deaf: bool) -> dict[str, int]:
     """What the shards hold."""
-    rows = served = reranked = failed = 0
+    rows = served = reranked = failed = unread = 0
     for shard in shards:
         frame = _read(shard)
         rows, served = rows + len(frame), served + frame["user_id"].n_unique()
-        reranked += frame.filter(pl.col("served_by") == "reranker")["user_id"].n_unique()
+        by_reranker = set(frame.filter(pl.col("served_by") == "reranker")["user_id"])
+        reranked += len(by_reranker)
+        unread += len(requests.keys() & (set(frame["user_id"]) - (set() if deaf else by_reranker)))
         failed += len(_not_reranked(shard, frame))
     users = sum(len(shard.users) for shard in shards)
     counts = {"users": users, "rows": rows, "empty": users - served, "reranked": reranked, "not_reranked": failed}
-    return {**counts, "shards": len(shards)}
+    return {**counts, "requests": len(requests), "unread": unread, "shards": len(shards)}
 
 
 def _read(shard: _Shard, columns: Sequence[str] = ("user_id", "served_by")) -> pl.DataFrame:
@@ -267,6 +290,10 @@ def _read(shard: _Shard, columns: Sequence[str] = ("user_id", "served_by")) -> p
     if set(frame["user_id"]) - set(shard.users):
         raise StorageError(f"{shard.path}: holds other users than this run's; use another --out or --restart")
     return frame
+
+
+def _digest(value: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

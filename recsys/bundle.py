@@ -10,6 +10,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from recsys.candidates import load_generator
 from recsys.data import files
 from recsys.data.files import atomic_folder
 from recsys.data.ingest import Dataset
-from recsys.errors import BundleError, UnknownItemError, UnknownUserError
+from recsys.data.requests import clean_request
+from recsys.errors import BundleError, SpecError, UnknownItemError, UnknownUserError
 from recsys.lm import load_encoder, load_lm
 from recsys.profiles import EvidenceProfiles
 from recsys.protocols import LanguageModel
@@ -56,11 +58,16 @@ class Bundle:
         """The moment just after the last event known: when a question without a moment of its own is asked."""
         return int(self.log.frame["ts"].max() or 0) + 1  # type: ignore[arg-type]  # ts is Int64
 
-    def queries(self, users: Sequence[Id] | None = None) -> Queries:
+    def queries(self, users: Sequence[Id] | None = None, requests: Sequence[str] | None = None) -> Queries:
         """One query per stored user (all by default), now, with the user's whole history; in the order given.
 
-        Errors: `UnknownUserError` naming the first id that the log does not hold.
+        requests : what each of `users` asks for in words, in their order; empty for nothing in particular
+
+        Errors: `UnknownUserError` naming the first id that the log does not hold; `SpecError` for requests that are
+        not one for each user, each named once; `DataError` for a request that is too long or no valid Unicode.
         """
+        if requests is not None and (users is None or not len(set(users)) == len(users) == len(requests)):
+            raise SpecError("requests must be as many as users, each of whom is named once")
         dtype = self.log.frame["user_id"].dtype
         events = self.log.frame
         if users is not None:
@@ -73,12 +80,18 @@ class Bundle:
         found = query_histories(InteractionLog(events)).frame.with_columns(at=pl.lit(self.now, dtype=pl.Int64))
         if users is not None:
             found = wanted.unique(maintain_order=True).to_frame().join(found, on="user_id", maintain_order="left")
+            if requests is not None:
+                cleaned = [clean_request(request) for request in requests]
+                found = found.with_columns(request=pl.Series(cleaned, dtype=pl.String))
         return Queries(found.select(Queries.held(found)))
 
-    def adhoc(self, history: Sequence[Id], *, user_id: Id | None = None, segment: str | None = None) -> Queries:
+    def adhoc(
+        self, history: Sequence[Id], *, user_id: Id | None = None, segment: str | None = None, request: str = ""
+    ) -> Queries:
         """One query, now, from a bare list of items, oldest first; a segment that nobody had counts as none.
 
-        Errors: `UnknownItemError` naming the first item that the catalog does not hold.
+        Errors: `UnknownItemError` naming the first item that the catalog does not hold; `DataError` for a request
+        that is too long or no valid Unicode.
         """
         dtype = self.catalog.frame["item_id"].dtype
         items = _cast(history, dtype, "history", UnknownItemError)
@@ -86,9 +99,10 @@ class Bundle:
         if not known.all():
             place = int((~known).arg_true()[0])
             raise UnknownItemError(f"history[{place}] = {history[place]!r} is not in the catalog of bundle {self.path}")
-        return adhoc_query(
+        query = adhoc_query(
             items.to_list(), user_id=user_id, at=self.now, weight=self.liked, dtype=dtype, segment=segment
         )
+        return Queries(query.frame.with_columns(request=pl.lit(clean_request(request))))
 
 
 def _cast(values: Sequence[Id], dtype: Any, field: str, error: type[Exception]) -> pl.Series:
@@ -170,7 +184,7 @@ def load(path: Path, settings: Settings, *, lm: LanguageModel | None = None) -> 
         spec.reranker.kind,
         path / "reranker",
         lambda: lm or load_lm(spec.lm, settings),
-        lambda: load_encoder(spec.encoder, settings),
+        cache(lambda: load_encoder(spec.encoder, settings)),  # asked for with every text that is read
     )
     profiles = EvidenceProfiles.load(path / "profiles", catalog)
     recommender = Recommender(

@@ -6,6 +6,7 @@ from recsys.errors import SpecError
 from recsys.profiles.reasons import Reasons
 from recsys.protocols import CandidateGenerator, Policy, ProfileSource, Reranker
 from recsys.rerank.fallback import Identity
+from recsys.rerank.heard import wanted
 from recsys.tables import Candidates, Catalog, Queries, Slates
 
 
@@ -44,7 +45,8 @@ class Recommender:
 
     def present(self, queries: Queries, ranked: Candidates, k: int) -> Slates:
         """What the policy shows of a ranking, with reasons."""
-        return self.reasons.explain(queries, self.policy.choose(ranked, self.catalog, k), self.catalog)
+        slates = self.policy.choose(ranked, self.catalog, k)
+        return self.reasons.explain(queries, slates, self.catalog, wanted(self.reranker, queries))
 
     def candidates_only(self) -> "Recommender":
         """The same line without the reranker: cheaper, and what a failing LM falls back to."""

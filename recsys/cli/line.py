@@ -1,11 +1,15 @@
 """`recsys fit`, `recsys evaluate`, `recsys recommend`: the line itself."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    import polars as pl
+    from rich.table import Table
+
     from recsys.data.ingest import Dataset
     from recsys.settings import Settings
 
@@ -114,20 +118,32 @@ def evaluate(
 
 def recommend(
     bundle: Annotated[str, typer.Option(help="a bundle's folder, or models:/NAME@ALIAS")],
-    user: Annotated[str, typer.Option(help="a user id of the bundle's log")],
+    user: Annotated[
+        str | None, typer.Option(help="a user id of the bundle's log; if left out, a visitor without a past")
+    ] = None,
+    request: Annotated[
+        str, typer.Option(help="what they want, in words: 'something light, no horror'; read by rerankers that can")
+    ] = "",
+    segment: Annotated[
+        str | None, typer.Option(help="the visitor's group, as the log writes segments; goes without --user")
+    ] = None,
     k: Annotated[int | None, typer.Option(min=1, help="how many items; 10, or all where there are fewer")] = None,
 ) -> None:
-    """Show one user's recent history, profile and recommendations."""
+    """Show one user's recent history, profile and recommendations, or what a visitor would get."""
     import polars as pl
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from recsys.registry import open_bundle
+    from recsys.rerank.heard import heard
     from recsys.settings import load_settings
 
+    if user is not None and segment is not None:
+        raise typer.BadParameter("goes without --user: the log knows its users' own", param_hint="--segment")
     opened = open_bundle(bundle, load_settings())
-    queries = opened.queries([user])
+    if user is None:
+        queries = opened.adhoc([], segment=None if segment is None else segment.strip(), request=request)
+    else:
+        queries = opened.queries([user], [request])
     slates = opened.recommender.recommend(queries, k or min(10, len(opened.catalog)))
     profile = opened.recommender.profiles.as_of(queries).frame["text"][0]
     titles = opened.catalog.frame.select("item_id", "title")
@@ -135,13 +151,27 @@ def recommend(
         titles, on="item_id", how="left", maintain_order="left"
     )
     console = Console()
-    console.print(f"User {user}, lately: " + ", ".join(title or "?" for title in recent["title"]), markup=False)
+    lately = ", ".join(title or "?" for title in recent["title"])
+    console.print("A visitor without a past" if user is None else f"User {user}, lately: {lately}", markup=False)
     console.print(f"\n{profile}\n", markup=False)
+    if asked := queries.frame["request"][0]:
+        became = heard(opened.recommender.reranker, asked, slates)
+        if became.unread:
+            print(f"note: the request was not read: {became.unread}", file=sys.stderr)
+        if became.meaning:
+            console.print(f"understood: {became.meaning}\n", markup=False)
     if not len(slates):
         console.print("Nothing is left to recommend: everything that could be proposed was met before.")
         return
+    console.print(_slate(slates.frame.join(titles, on="item_id", maintain_order="left")))
+
+
+def _slate(rows: "pl.DataFrame") -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table("#", "item_id", "title", "score", "why", "by")
-    for row in slates.frame.join(titles, on="item_id", maintain_order="left").iter_rows(named=True):
+    for row in rows.iter_rows(named=True):
         table.add_row(
             str(row["rank"]),
             escape(str(row["item_id"])),
@@ -150,4 +180,4 @@ def recommend(
             escape(row["reason"]),
             row["served_by"],
         )
-    console.print(table)
+    return table

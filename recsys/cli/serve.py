@@ -22,20 +22,32 @@ def batch(
     rerank_users: Annotated[
         int | None, typer.Option(min=0, help="rerank only the first N users; the rest get the candidates' order")
     ] = None,
+    requests: Annotated[
+        Path | None, typer.Option(help="what users ask for in words: CSV or Parquet with user_id and request")
+    ] = None,
     skip_unknown: Annotated[bool, typer.Option("--skip-unknown", help="leave out ids that the log lacks")] = False,
     shard_size: Annotated[int, typer.Option(min=1, help="users per shard; changes no slate")] = 256,
     restart: Annotated[bool, typer.Option("--restart", help="remove the shards in --out and begin anew")] = False,
 ) -> None:
     """Write everybody's top k as Parquet. An interrupted run goes on when the same command is given again."""
     from recsys.batch import read_users, run_batch
+    from recsys.data.requests import read_requests
     from recsys.registry import open_bundle
     from recsys.settings import load_settings
 
     opened = open_bundle(bundle, load_settings())
     chosen = read_users(users, opened, skip_unknown=skip_unknown)
+    asked = read_requests(requests, {str(user): user for user in chosen.ids}) if requests is not None else {}
     try:
         report = run_batch(
-            opened, chosen.ids, k=k, out=out, rerank_users=rerank_users, shard_size=shard_size, restart=restart
+            opened,
+            chosen.ids,
+            k=k,
+            out=out,
+            rerank_users=rerank_users,
+            shard_size=shard_size,
+            restart=restart,
+            requests=asked,
         )
     except KeyboardInterrupt:
         print(f"stopped: {out} holds whole shards only; the same command goes on from there", file=sys.stderr)
@@ -57,6 +69,8 @@ def _show(report: "BatchReport", chosen: "UserList") -> None:
             f"{report.not_reranked} users keep the candidates' order because the reranker failed on them;"
             " the same command tries them again"
         )
+    if report.requests:
+        notes.append(f"{report.requests - report.unread} of {report.requests} requests in words were read")
     if report.empty:
         notes.append(f"{report.empty} users got no item")
     if chosen.repeated:

@@ -3,18 +3,20 @@
 A history item supports a recommended item by the attribute values they share, rare ones counting more (idf, over the
 root of what the history item carries), by the steps that many people took from one to the other, and the more the
 younger it is. Only liked events support. Going down a slate, a history item that has been named counts half as much,
-so that one film does not explain a whole slate. Where nothing supports an item, the reason says so honestly.
+so that one film does not explain a whole slate. Where nothing supports an item, the reason says so honestly. What the
+user asked for, and the item has, comes first.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import polars as pl
 
-from recsys.data.words import facet_name, one_line, quoted
+from recsys.data.words import facet_name, one_line, quoted, value_name
 from recsys.profiles.population import Known
-from recsys.tables import Catalog, Queries, Slates
+from recsys.tables import Catalog, Id, Queries, Slates
 
 LIMIT = 100
 _TITLE = 46
@@ -26,6 +28,7 @@ _FAINT = 0.3  # nats below which a shared decade, say, is a worse reason than th
 _MEASURE = 0.25  # what a shared decade, number or band counts beside a shared name, by its rarity
 _HALF_LIFE = 50  # events after which a history item supports three quarters as much
 _POPULAR = 0.9  # items above this quantile of events are called popular
+_AS_ASKED = 3  # at most so many of the values asked for are named
 
 
 @dataclass(frozen=True)
@@ -34,28 +37,38 @@ class Reasons:
 
     known: Known
 
-    def explain(self, queries: Queries, slates: Slates, catalog: Catalog) -> Slates:
+    def explain(
+        self, queries: Queries, slates: Slates, catalog: Catalog, wanted: Mapping[Id, Sequence[str]] | None = None
+    ) -> Slates:
         """The same slates, rows in the same order, with `reason` filled: at most 100 characters on one line.
 
         Titles come from `catalog`. A slate whose query is not among `queries` is explained as for an empty history.
+        wanted : by query_id, the values that the user asked for, by name
         """
         lines = slates.frame.select("query_id", "rank").with_row_index("line")
         lines = lines.with_columns(pl.Series("item", self.known.vocab.encode(slates.frame["item_id"])))
+        asked = self._asked(lines, wanted) if wanted else {}
         rows = queries.frame.select("query_id").with_row_index("row")
         lines = lines.join(rows, on="query_id", how="left", maintain_order="left").drop("query_id")
         titles = dict(catalog.frame.select("item_id", "title").iter_rows())
         reasons = [self._alone(code, empty=True) for code in lines["item"]]
+        supported = set()
         for start in range(0, len(queries), _CHUNK):
             some = lines.filter(pl.col("row").is_between(start, start + _CHUNK - 1)).with_columns(pl.col("row") - start)
             found = self._support(some, Queries(queries.frame.slice(start, _CHUNK)))
             for line, item, empty, again, before, shared, users, values in found.iter_rows():
                 if again:
                     reasons[line] = "You have chosen this before"
+                    supported.add(line)
                 elif before is None or (shared < _FAINT and not users and self._is_popular(item)):
                     reasons[line] = self._alone(item, empty=empty)
                 else:
                     title = quoted(titles.get(self.known.vocab.ids[before], self.known.titles[before]), _TITLE)
                     reasons[line] = self._because(title, shared, users, values)
+                    supported.add(line)
+        for line, text in asked.items():
+            both = f"{text}. {reasons[line]}"
+            reasons[line] = both if line in supported and len(both) <= LIMIT else text
         return slates.with_frame(slates.frame.with_columns(pl.Series("reason", reasons, dtype=pl.String)))
 
     @cached_property
@@ -73,6 +86,36 @@ class Reasons:
             facet: one_line(value if kind in ("value", "era") else facet_name(attribute, value, kind), _VALUE)
             for facet, attribute, value, kind in rows
         }
+
+    @cached_property
+    def _spoken(self) -> pl.DataFrame:
+        """spoken, facet: what each facet may be called by who asks for it, in lower case."""
+        rows = self.known.population.values.select("facet", "attribute", "value", "kind").iter_rows()
+        named = [
+            {"spoken": name.casefold(), "facet": facet}
+            for facet, attribute, value, kind in rows
+            for name in {one_line(value, _VALUE), value_name(attribute, value), facet_name(attribute, value, kind)}
+        ]
+        return pl.DataFrame(named, schema={"spoken": pl.String, "facet": pl.Int32})
+
+    def _asked(self, lines: pl.DataFrame, wanted: Mapping[Id, Sequence[str]]) -> dict[int, str]:
+        """What the item of a line has of what was asked for, in words; lines whose item has nothing of it are not
+        there."""
+        spoken = pl.DataFrame(
+            {
+                "query_id": pl.Series([query for query, names in wanted.items() for _ in names]),
+                "spoken": pl.Series([name.casefold() for names in wanted.values() for name in names], dtype=pl.String),
+            }
+        ).cast({"query_id": lines.schema["query_id"]})
+        found = (
+            lines.join(spoken.with_row_index("place").join(self._spoken, on="spoken"), on="query_id")
+            .join(self.known.facets, on=["item", "facet"], how="semi")
+            .sort("line", "place", "facet")
+            .unique(["line", "spoken"], keep="first", maintain_order=True)
+            .group_by("line", maintain_order=True)
+            .agg(pl.col("facet").head(_AS_ASKED))
+        )
+        return {line: self._fitting("As you asked: ", facets) for line, facets in found.iter_rows()}
 
     @cached_property
     def _steps(self) -> pl.DataFrame:
@@ -177,10 +220,12 @@ class Reasons:
         if users and (shared < _TELLING or not values):
             return f"Often chosen soon after {title}"
         verb = "liked" if self.known.population.like_at is not None else "chose"
-        text = f"Because you {verb} {title}: also "
-        names = [self._names[facet] for facet in values or []]
-        fitting = [n for i, n in enumerate(names) if len(text) + len(", ".join(names[: i + 1])) <= LIMIT]
-        return text + ", ".join(fitting)
+        return self._fitting(f"Because you {verb} {title}: also ", values or [])
+
+    def _fitting(self, text: str, facets: Sequence[int]) -> str:
+        """The text with as many facets as fit."""
+        names = [self._names[facet] for facet in facets]
+        return text + ", ".join(n for i, n in enumerate(names) if len(text) + len(", ".join(names[: i + 1])) <= LIMIT)
 
     def _alone(self, item: int, *, empty: bool) -> str:
         """What can be said of an item that nothing in the history supports."""

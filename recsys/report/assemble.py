@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ import polars as pl
 from recsys.data.ingest import Dataset
 from recsys.evaluate import Evaluation
 from recsys.metrics import Paired
+from recsys.report import words
 from recsys.report.data import DictionaryRow, HistoryRow, ReportData, SlateRow, SourceRow, UserPage, Weights
 
 SHOWN_USERS = 3
@@ -21,7 +22,7 @@ MEANING = {
     "event": "the kind of event",
     "weight": "the rating or weight of the event; 1 where the source has none",
     "ts": "when: Unix seconds, or the position in the user's history where the source has no time",
-    "title": "the item's name, shown to people and read by the language model",
+    "title": "the item's name, shown to people and read by models",
     "text": "title and attributes as one text, read by the text encoder",
 }
 
@@ -36,7 +37,10 @@ def report_data(found: Evaluation, dataset: Dataset) -> ReportData:
         per_query=found.per_query,
         activity=found.questions.queries.frame.select("query_id", events=pl.col("history").list.len()),
         sources=[_source(row, metrics["data"]["queries"]) for row in found.sources],
-        weights=[w for w in (_fusion(tuning.get("generator", {})), _reranker(tuning.get("reranker", {}))) if w],
+        weights=[
+            *_fusion(tuning.get("generator", {})),
+            *_reranker(tuning.get("reranker", {}), run["spec"]["reranker"]["kind"]),
+        ],
         users=_users(found, dataset),
         dictionary=_dictionary(dataset),
         notes=dataset.notes,
@@ -69,11 +73,12 @@ def _paired(row: Mapping[str, Any], n: int) -> Paired:
     return Paired(row["delta"], row["relative"], (low, high), row["p"], n)
 
 
-def _fusion(report: Mapping[str, Any]) -> Weights | None:
+def _fusion(report: Mapping[str, Any]) -> Iterator[Weights]:
     if "weights" not in report:
-        return None
+        return
     if not report["heldout_queries"]:
-        return Weights("fusion", "Nobody had two events to learn from, so all sources count alike.", report["weights"])
+        yield Weights("fusion", "Nobody had two events to learn from, so all sources count alike.", report["weights"])
+        return
     heldout = {name: value for name, value in report["heldout_ndcg@10"].items() if name != "fusion"}
     best = max(heldout, key=lambda name: heldout[name])
     verdict = (
@@ -81,13 +86,19 @@ def _fusion(report: Mapping[str, Any]) -> Weights | None:
         f"{best} (NDCG@10 {heldout[best]:.3f}); the fusion reached {report['heldout_ndcg@10']['fusion']:.3f} on the "
         "events that its weights were learned on. A negative weight offsets what other sources already contain."
     )
-    return Weights("fusion", verdict, report["weights"])
+    yield Weights("fusion", verdict, report["weights"])
 
 
-def _reranker(report: Mapping[str, Any]) -> Weights | None:
-    if "weights" not in report:
-        return None
-    return Weights("reranker", report["verdict"], report["weights"])
+def _reranker(report: Mapping[str, Any], kind: str) -> Iterator[Weights]:
+    """The weights of every kind of query that has its own."""
+    fits = {"plain": report, **report.get("regimes", {})} if "weights" in report else {}
+    for regime, part in words.REGIMES.items():
+        if regime in fits:
+            verdict = words.learned(fits[regime], kind)
+            if regime == "plain" and len(fits) < len(words.REGIMES):
+                verdict += " The same weights serve the kinds of queries that are not listed: too few to learn from."
+            named = {words.input_name(name, kind): weight for name, weight in fits[regime]["weights"].items()}
+            yield Weights(part, verdict, named)
 
 
 def _users(found: Evaluation, dataset: Dataset) -> list[UserPage]:

@@ -24,6 +24,12 @@ METRICS: Mapping[str, tuple[str, str]] = {
 }
 STAGES: Mapping[str, str] = {"popular": "Popular", "candidates": "Candidates", "reranked": "Reranked"}
 LONGEST = 240
+LM = "the language model"
+REGIMES: Mapping[str, str] = {
+    "plain": "reranker",
+    "request": "reranker, where there is a request in words",
+    "told": "reranker, where there is no history",
+}
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -163,19 +169,47 @@ def reranker_finding(body: Mapping[str, Any]) -> Finding:
         f"NDCG@10 went from {number(before)} to {number(after)}: a difference of {signed(lift['delta'])}{relative} "
         f"(95% interval {spread(bounds, sign=True)}; p {_equals(lift['p'])})."
     )
-    verdict = body.get("tuning", {}).get("reranker", {}).get("verdict")
-    learned = [f"What the fit found: {verdict}"] if verdict else []
+    fit = body.get("tuning", {}).get("reranker", {})
+    found = [f"What the fit found: {learned(fit, kind)}"] if "weights" in fit else []
     if way != "none":
-        return Finding(f"The reranker orders the candidates {way} than they came", [facts, *learned], way)
+        return Finding(f"The reranker orders the candidates {way} than they came", [facts, *found], way)
     headline = "The reranker makes no measurable difference"
     if bounds[0] == bounds[1] == 0:
-        return Finding(headline, [facts, "It changed no user's NDCG@10.", *learned], way)
+        return Finding(headline, [facts, "It changed no user's NDCG@10.", *found], way)
     widest = max(abs(b) for b in bounds)
     limit = (
         f"The interval covers zero. With this many users an effect of up to about {number(widest, 3)} either way "
         "cannot be ruled out."
     )
-    return Finding(headline, [facts, limit, *learned], way)
+    return Finding(headline, [facts, limit, *found], way)
+
+
+def reader(kind: str | None) -> str:
+    """Whose opinion of the candidates a reranker of that kind adds to theirs."""
+    return {"sequence": "the sequence network", "endpoint": "the server's reranker"}.get(kind or "", LM)
+
+
+def learned(found: Mapping[str, Any], kind: str | None) -> str:
+    """What a fit of the reranker's weights found. found: as `recsys.rerank.fusion.FusionReport` gives it."""
+    if not found["lists"]:
+        return f"The order of the candidates is kept: the hidden item was in none of {found['queries']} lists to learn from."
+    on_lists = f"{found['lists']:,} lists of tune, cross-validated"
+    if found["l2"] is None:
+        return (
+            f"The order of the candidates is kept: no weights beat it beyond noise, and {reader(kind)} counts for "
+            f"nothing ({on_lists})."
+        )
+    weights = found["weights"]
+    return (
+        f"NDCG@10 {number(found['candidates'])} as the candidates came, {number(found['reranked'])} reranked, "
+        f"{number(found['without_lm'])} with the same inputs but without {reader(kind)}, whose weight is "
+        f"{number(weights.get('lm', 0.0), 3)} beside the candidate score's {number(weights['score'], 3)} ({on_lists})."
+    )
+
+
+def input_name(name: str, kind: str | None) -> str:
+    """What an input of the reranker is called on the page."""
+    return f"opinion of {reader(kind)}" if name == "lm" else name
 
 
 def candidates_finding(per_query: pl.DataFrame, seed: int = 0) -> str:

@@ -9,15 +9,18 @@ lm             : the judge's opinion, given by the caller
 All are standardised within the list, so weights compare and no query outweighs another.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from recsys.data.vocab import place_in_group
 from recsys.errors import DataError, UnknownItemError
-from recsys.rerank.fusion import Array, standardise
-from recsys.tables import Candidates, Catalog, Id, InteractionLog, Queries
+from recsys.rerank.fusion import Array, Ints, standardise
+from recsys.tables import Candidates, Catalog, Id, InteractionLog, Queries, Truth
 
 Feature = Literal["score", "log_rank", "lm", "log_popularity", "content"]
 _CONTENT = "score_content"
@@ -41,16 +44,73 @@ def require_asked(queries: Queries, candidates: Candidates) -> None:
         raise DataError(f"Candidates: query_id {strangers['query_id'][0]!r} is not among the queries")
 
 
-def lists_of(queries: Queries, candidates: Candidates) -> Iterator[pl.DataFrame]:
-    """The candidates of each query that has any, in the order of the queries, best first.
+@dataclass(frozen=True)
+class Ranked:
+    """Candidate lists one after the other, each best first, in the order of their queries; no list is empty.
 
-    Errors: `DataError` where a candidate's query is not among the queries.
+    frame : the candidates
+    asked : (lists,) the row of each list's query among the queries
+    sizes : (lists,) rows of each list
     """
-    require_asked(queries, candidates)
-    by_query = candidates.frame.sort("rank").partition_by("query_id", as_dict=True)
-    for query_id in queries.frame["query_id"]:
-        if (query_id,) in by_query:
-            yield by_query[(query_id,)]
+
+    frame: pl.DataFrame
+    asked: Ints
+    sizes: Ints
+
+    @classmethod
+    def of(cls, queries: Queries, candidates: Candidates) -> Self:
+        """All candidates. Errors: `DataError` where a candidate's query is not among the queries."""
+        require_asked(queries, candidates)
+        rows = queries.frame.select("query_id").with_row_index("_asked")
+        frame = candidates.frame.join(rows, on="query_id", how="left").sort("_asked", "rank", maintain_order=True)
+        asked, sizes = np.unique(frame["_asked"].to_numpy(), return_counts=True)
+        return cls(frame.drop("_asked"), asked.astype(np.int64), sizes.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def starts(self) -> Ints:
+        """(lists,) the row at which each begins."""
+        return np.asarray(np.cumsum(self.sizes) - self.sizes, dtype=np.int64)
+
+    @property
+    def lists(self) -> Ints:
+        """(rows,) the list of each row."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+    @property
+    def places(self) -> Ints:
+        """(rows,) 0 for the best of each list, then 1, and so on."""
+        return place_in_group(self.lists)
+
+    def head(self, n: int) -> Self:
+        """The first `n` of each list."""
+        return type(self)(self.frame.filter(self.places < n), self.asked, np.minimum(self.sizes, n))
+
+    def take(self, lists: npt.NDArray[np.integer]) -> Self:
+        """Some of the lists, in the order given."""
+        return type(self)(self.frame[self.rows(lists)], self.asked[lists], self.sizes[lists])
+
+    def rows(self, lists: npt.NDArray[np.integer]) -> Ints:
+        """The rows of some of the lists, in the order given."""
+        sizes = self.sizes[lists]
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return np.asarray(within + np.repeat(self.starts[lists], sizes), dtype=np.int64)
+
+    def frames(self) -> list[pl.DataFrame]:
+        """A frame for each list, without a copy."""
+        return [self.frame.slice(at, size) for at, size in zip(self.starts, self.sizes, strict=True)]
+
+    def answers(self, truth: Truth) -> Ints:
+        """(lists,) the place of the query's answer in its list; -1 where the list does not hold it."""
+        found = self.frame.select("query_id", "item_id").with_columns(
+            pl.Series("place", self.places), pl.Series("list", self.lists)
+        )
+        found = found.join(truth.frame, on=["query_id", "item_id"], how="semi")
+        places = np.full(len(self), -1, dtype=np.int64)
+        places[found["list"].to_numpy()] = found["place"].to_numpy()
+        return places
 
 
 def texts_of(catalog: Catalog, candidates: Sequence[pl.DataFrame], queries: pl.DataFrame, column: str) -> dict[Id, str]:
@@ -68,26 +128,27 @@ def texts_of(catalog: Catalog, candidates: Sequence[pl.DataFrame], queries: pl.D
     return texts
 
 
-def compute(
-    names: Sequence[str], rows: pl.DataFrame, counts: Mapping[Id, int], lm: Array | None = None
-) -> dict[str, Array]:
-    """The named features of one query's candidates, given best first.
+def compute(names: Sequence[str], lists: Ranked, counts: Mapping[Id, int], lm: Array | None = None) -> dict[str, Array]:
+    """The named features of each row of the lists. lm : (rows,).
 
     Errors: `DataError` where "content" is asked for and these candidates have no such source.
     """
     values: dict[str, Array] = {}
     for name in names:
         if name == "score":
-            raw = rows["score"].to_numpy()
+            raw = lists.frame["score"].to_numpy()
         elif name == "log_rank":
-            raw = -np.log(np.arange(1, len(rows) + 1))
+            raw = -np.log1p(lists.places)
         elif name == "log_popularity":
-            raw = np.log1p([counts.get(item, 0) for item in rows["item_id"]])
+            items = lists.frame["item_id"].to_list()
+            raw = np.log1p(np.fromiter((counts.get(item, 0) for item in items), dtype=np.float64, count=len(items)))
         elif name == "lm" and lm is not None:
             raw = lm
-        elif name == "content" and _CONTENT in rows.columns:
-            raw = rows[_CONTENT].fill_null(strategy="min").fill_null(0.0).to_numpy()
+        elif name == "content" and _CONTENT in lists.frame.columns:
+            raw = lists.frame[_CONTENT].fill_null(np.nan).to_numpy()
+            lowest = np.nan_to_num(np.fmin.reduceat(raw, lists.starts)) if len(raw) else raw
+            raw = np.where(np.isnan(raw), np.repeat(lowest, lists.sizes), raw)
         else:
             raise DataError(f"candidates lack the feature '{name}' that the reranker was fitted with")
-        values[name] = standardise(np.asarray(raw, dtype=np.float64))
+        values[name] = standardise(np.asarray(raw, dtype=np.float64), lists.sizes)
     return values

@@ -7,20 +7,21 @@ the history less, than without one.
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.data.files import atomic_folder
 from recsys.data.split import Questions
 from recsys.errors import BundleError
-from recsys.rerank.features import Feature, compute, lists_of, popularity, present
-from recsys.rerank.fusion import Array, LinearFusion, Lists, fit_fusion
+from recsys.rerank.features import Feature, Ranked, compute, popularity, present
+from recsys.rerank.fusion import Array, Ints, LinearFusion, Lists, fit_fusion
 from recsys.rerank.judge import Judge, LMSource, readable
 from recsys.tables import Candidates, Catalog, Id, InteractionLog, Profiles, Queries
 
@@ -72,35 +73,40 @@ class FusedConfig(BaseModel):
         Errors: those of the judge.
         """
         names = tuple(dict.fromkeys(("score", *present(self.features, candidates))))
-        answers = dict(questions.truth.frame.select("query_id", "item_id").iter_rows())
+        heads = Ranked.of(questions.queries, candidates).head(self.depth)
+        answers = heads.answers(questions.truth)
         regimes = regimes_of(questions.queries)
-        heads = [rows.head(self.depth) for rows in lists_of(questions.queries, candidates)]
-        held = sorted((h for h in heads if _answer_row(h, answers) >= 0), key=lambda h: str(h["query_id"][0]))
+        own = regimes[heads.asked]
+        ids = questions.queries.frame["query_id"].gather(heads.asked).cast(pl.String)
+        held = np.array([row for row in ids.arg_sort() if answers[row] >= 0], dtype=np.int64)
         counts = popularity(log)
-        chosen: dict[Regime, list[pl.DataFrame]] = {}
+        chosen: dict[Regime, Ints] = {}
         with_answer: dict[Regime, int] = {}
         for regime in REGIMES:
-            own = [head for head in held if regimes[head["query_id"][0]] == regime]
-            with_answer[regime] = len(own)
-            if regime == "plain" or len(own) >= ENOUGH:
-                places = np.sort(np.random.default_rng(seed).permutation(len(own))[: self.tune_users])
-                chosen[regime] = [own[i] for i in places]
-        read = [head for some in chosen.values() for head in some]
-        if read and "lm" in names:
-            judge.prepare(read, catalog)
-            opinions = iter(list(judge.opinions(read, questions.queries, profiles, catalog)))
-        else:
-            opinions = iter([np.zeros(len(head)) for head in read])
+            some = held[own[held] == regime]
+            with_answer[regime] = len(some)
+            if regime == "plain" or len(some) >= ENOUGH:
+                places = np.sort(np.random.default_rng(seed).permutation(len(some))[: self.tune_users])
+                chosen[regime] = some[places]
+        read = heads.take(np.concatenate(list(chosen.values())))
+        opinions = np.zeros(len(read.frame))
+        if len(read) and "lm" in names:
+            frames = read.frames()
+            judge.prepare(frames, catalog)
+            opinions = np.concatenate(list(judge.opinions(frames, questions.queries, profiles, catalog)))
         fusions: dict[Regime, LinearFusion] = {}
         reports: dict[Regime, dict[str, Any]] = {}
+        last = 0
         for regime, some in chosen.items():
+            lists = np.arange(last, last + len(some))
+            last += len(some)
             fusions[regime], report = fit_fusion(
-                lists_to_learn(names, some, [next(opinions) for _ in some], counts, answers),
+                lists_to_learn(names, read.take(lists), opinions[read.rows(lists)], counts, answers[some]),
                 base="score",
                 lm_features=("lm",),
                 grid=self.l2,
                 certainty=self.certainty,
-                queries=sum(own == regime for own in regimes.values()),
+                queries=int((regimes == regime).sum()),
                 with_answer=with_answer[regime],
                 seed=seed,
             )
@@ -137,30 +143,31 @@ class Fused:
         Errors: `ModelError` when the model fails; `UnknownItemError` for a candidate outside the catalog;
         `DataError` for one whose query is not asked.
         """
-        regimes = regimes_of(queries)
-        lists = list(lists_of(queries, candidates))
-        heads = [rows.head(self.depth) for rows in lists]
-        fusions = [self.fusions.get(regimes[head["query_id"][0]], self.fusions["plain"]) for head in heads]
-        asked = [head for head, fusion in zip(heads, fusions, strict=True) if fusion.uses("lm")]
-        opinions = iter(list(self.judge.opinions(asked, queries, profiles, catalog)) if asked else [])
-        done = [candidates.frame.clear()]
-        broken = 0
-        for rows, head, fusion in zip(lists, heads, fusions, strict=True):
-            lm = next(opinions) if fusion.uses("lm") else None
-            if lm is not None and not np.isfinite(lm).all():
-                broken += 1
-                done.append(rows)
-                continue
-            features = compute([name for name in fusion.weights if fusion.uses(name)], head, self.counts, lm)
-            done.append(_reordered(rows, fusion.scores(features)))
-        if broken:
+        lists = Ranked.of(queries, candidates)
+        heads = lists.head(self.depth)
+        regimes = regimes_of(queries)[lists.asked]
+        known = np.where(np.isin(regimes, list(self.fusions)), regimes, "plain")
+        lm = np.zeros(len(heads.frame))
+        asked = np.flatnonzero(np.isin(known, [name for name, fusion in self.fusions.items() if fusion.uses("lm")]))
+        if len(asked):
+            opinions = self.judge.opinions(heads.take(asked).frames(), queries, profiles, catalog)
+            lm[heads.rows(asked)] = np.concatenate(list(opinions))
+        sound = np.ones(len(lists), dtype=bool)
+        sound[heads.lists[~np.isfinite(lm)]] = False
+        scores = np.zeros(len(heads.frame))
+        for regime, fusion in self.fusions.items():
+            own = np.flatnonzero(sound & (known == regime))
+            rows = heads.rows(own)
+            names = [name for name in fusion.weights if fusion.uses(name)]
+            scores[rows] = fusion.scores(compute(names, heads.take(own), self.counts, lm[rows]))
+        if not sound.all():
             log.warning(
                 "%d of %d queries keep the candidates' order: no finite opinion by %s",
-                broken,
+                int((~sound).sum()),
                 len(lists),
                 self.judge.model_id,
             )
-        return Candidates(pl.concat(done))
+        return Candidates(_reordered(lists, heads, scores, sound))
 
     def save(self, path: Path) -> None:
         """Write JSON, Parquet and the judge's files into the new folder `path`. Errors: `StorageError`."""
@@ -202,7 +209,7 @@ class Fused:
         return cls(load_judge(path / "judge", lm if uses_lm else None), depth, fusions, counts, report)
 
 
-def regimes_of(queries: Queries) -> dict[Id, Regime]:
+def regimes_of(queries: Queries) -> npt.NDArray[np.str_]:
     """The regime of each query: it asks for something in words, or there is no history and only a profile can tell."""
     regime = (
         pl.when(pl.col("request").str.strip_chars() != "")
@@ -211,50 +218,42 @@ def regimes_of(queries: Queries) -> dict[Id, Regime]:
         .then(pl.lit("told"))
         .otherwise(pl.lit("plain"))
     )
-    return dict(queries.frame.select("query_id", regime.alias("regime")).iter_rows())
+    return np.array(queries.frame.select(regime).to_series().to_list(), dtype=np.str_)
 
 
-def lists_to_learn(
-    names: Sequence[str],
-    heads: Sequence[pl.DataFrame],
-    opinions: Iterable[Array],
-    counts: Mapping[Id, int],
-    answers: Mapping[Id, Id],
-) -> Lists:
+def lists_to_learn(names: Sequence[str], heads: Ranked, lm: Array, counts: Mapping[Id, int], answers: Ints) -> Lists:
     """Features of candidate lists with their answers' rows; lists with a broken opinion are left out."""
-    values, sizes, rows = [], [], []
-    for head, lm in zip(heads, opinions, strict=True):
-        if np.isfinite(lm).all():
-            features = compute(names, head, counts, lm)
-            values.append(np.stack([features[name] for name in names], axis=1))
-            sizes.append(len(head))
-            rows.append(_answer_row(head, answers))
-    if len(sizes) < len(heads):
-        log.warning("%d of %d lists left out: no finite number", len(heads) - len(sizes), len(heads))
-    table = np.concatenate(values) if values else np.zeros((0, len(names)))
-    return Lists(tuple(names), table, np.array(sizes, dtype=np.int64), np.array(rows, dtype=np.int64))
+    sound = np.ones(len(heads), dtype=bool)
+    sound[heads.lists[~np.isfinite(lm)]] = False
+    if not sound.all():
+        log.warning("%d of %d lists left out: no finite number", int((~sound).sum()), len(heads))
+    kept = np.flatnonzero(sound)
+    features = compute(names, heads.take(kept), counts, lm[heads.rows(kept)])
+    return Lists(tuple(names), np.stack([features[name] for name in names], axis=1), heads.sizes[kept], answers[kept])
 
 
-def _reordered(rows: pl.DataFrame, scores: Array) -> pl.DataFrame:
-    """One query's candidates with the first ones by fused score; the rest follow below, as far apart as they were.
+def _reordered(lists: Ranked, heads: Ranked, scores: Array, sound: npt.NDArray[np.bool_]) -> pl.DataFrame:
+    """The candidates, the heads of sound lists by fused score; the rest follow below, as far apart as they were.
 
     Scores that differ by rounding only are ties, and ties keep the candidates' order.
     """
     rounded = np.round(scores, 9)
-    order = np.argsort(-rounded, kind="stable")
-    rest = np.arange(len(scores), len(rows))
-    tail = rows["score"].to_numpy()[len(scores) :]
-    below = rounded.min() - 1 - (tail[0] - tail if len(tail) else tail)
-    served_by = pl.Series(["reranker"] * len(scores) + rows["served_by"].to_list()[len(scores) :], dtype=pl.String)
-    sorted_rows: pl.DataFrame = rows[np.concatenate([order, rest]).tolist()]
-    return sorted_rows.with_columns(
-        score=pl.Series(np.concatenate([rounded[order], below])),
-        rank=pl.int_range(1, len(rows) + 1, dtype=pl.Int64),
-        served_by=served_by,
+    best_first = np.lexsort((-rounded, heads.lists))
+    lowest = np.minimum.reduceat(rounded, heads.starts) if len(heads) else rounded
+    place, row = lists.places, np.arange(len(lists.frame))
+    heard = np.repeat(sound, lists.sizes)
+    inside = place < np.repeat(heads.sizes, lists.sizes)
+    head, tail = inside & heard, ~inside & heard
+    moved = heard[inside]  # of the heads' rows
+    order = row.copy()
+    order[head] = row[inside][best_first][moved]
+    before = lists.frame["score"].to_numpy()
+    after = before.copy()
+    after[head] = rounded[best_first][moved]
+    of = lists.lists[tail]
+    after[tail] = lowest[of] - 1 - (before[(lists.starts + heads.sizes)[of]] - before[tail])
+    return lists.frame[order].with_columns(
+        score=pl.Series(after),
+        rank=pl.when(pl.Series(heard)).then(pl.Series(place + 1)).otherwise("rank"),
+        served_by=pl.when(pl.Series(head)).then(pl.lit("reranker")).otherwise("served_by"),
     )
-
-
-def _answer_row(rows: pl.DataFrame, answers: Mapping[Id, Id]) -> int:
-    """The row of the query's answer; -1 where the list does not hold it."""
-    found = (rows["item_id"] == answers[rows["query_id"][0]]).arg_true()
-    return int(found[0]) if len(found) else -1

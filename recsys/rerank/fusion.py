@@ -99,14 +99,22 @@ class LinearFusion:
         return np.asarray(terms.sum(axis=0), dtype=np.float64)
 
 
-def standardise(values: Array) -> Array:
-    """One list's values to mean 0 and deviation 1; to 0 where all are equal."""
+def standardise(values: Array, sizes: Ints | None = None) -> Array:
+    """Each list's values to mean 0 and deviation 1; to 0 where all are equal.
+
+    sizes : (lists,) rows of each list, none empty, one list after the other; None for one list
+    """
+    if not len(values):
+        return values
+    sizes = np.array([len(values)]) if sizes is None else sizes
+    starts = np.cumsum(sizes) - sizes
     with np.errstate(over="ignore", invalid="ignore"):
-        centred = values - values.mean()
-        deviation = float(centred.std())
-    if not math.isfinite(deviation) or deviation <= 1e-9 * max(1.0, float(np.abs(values).max())):
-        return np.zeros(len(values))
-    return np.asarray(centred / deviation, dtype=np.float64)
+        centred = values - np.repeat(np.add.reduceat(values, starts) / sizes, sizes)
+        deviation = np.sqrt(np.add.reduceat(centred**2, starts) / sizes)
+        rounding = 1e-9 * np.maximum(1.0, np.maximum.reduceat(np.abs(values), starts))
+        tells = np.isfinite(deviation) & (deviation > rounding)
+        scaled = centred / np.repeat(np.where(tells, deviation, 1.0), sizes)
+    return np.where(np.repeat(tells, sizes), scaled, 0.0)
 
 
 def fit_fusion(

@@ -79,7 +79,8 @@ class SequenceConfig(FusedConfig, Schedule):
     told: int = Field(default=3000, ge=0)
     heldout: int = Field(default=2000, ge=1)
     negatives: int | None = Field(default=None, ge=1)
-    epochs: int = Field(default=14, ge=1)
+    epochs: int = Field(default=20, ge=1)
+    patience: int = Field(default=3, ge=1)
 
     def size(self, items: int) -> Any:
         """The network's size for a catalog."""

@@ -1,14 +1,16 @@
 """From a request to a ranked answer: the schemas of the wire, and the place where a request meets the recommender."""
 
 import threading
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Self
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from recsys.bundle import Bundle
+from recsys.data.requests import MAX_REQUEST, clean_request
 from recsys.recommender import check_k
+from recsys.rerank.heard import Heard, heard, unread
 from recsys.tables import Id
 
 MAX_HISTORY = 1000
@@ -50,6 +52,12 @@ class RankRequest(BaseModel):
         description="goes with history: the visitor's group (a country, an age band), as the log writes segments; an "
         "unknown one counts as none, and so does any where the bundle has no popularity by segment",
     )
+    request: Annotated[str, Field(max_length=MAX_REQUEST), AfterValidator(clean_request)] | None = Field(
+        default=None,
+        description=f"what they want, in their own words, at most {MAX_REQUEST} characters; read by rerankers that can, "
+        "and the answer says whether. Control characters count as spaces, blanks alone as no request",
+        examples=["something light, no horror"],
+    )
     k: int = Field(
         default=10,
         ge=1,
@@ -77,11 +85,29 @@ class RankedItem(BaseModel):
     served_by: str = Field(description='whose order this is: "reranker" or "candidates"')
 
 
+class Understood(BaseModel):
+    """What a request was taken to mean; all empty where it names nothing that the catalog tells apart."""
+
+    wants: list[str] = Field(description="values that items should have")
+    refuses: list[str] = Field(description="values that they should not have")
+    like: str | None = Field(description="the title of an item to be like")
+    than: Literal["newer", "older"] | None = Field(description="how they should differ from it")
+
+
+class RequestRead(BaseModel):
+    """What became of a request."""
+
+    read: bool = Field(description="whether it had a part in the order of the items")
+    why_not: str | None = Field(description="why it had none")
+    understood: Understood | None = Field(description="null where it was not read, or the reranker cannot say")
+
+
 class RankResponse(BaseModel):
     """A slate, best first; shorter than k where there is nothing else to say."""
 
     items: list[RankedItem]
     served_by: str = Field(description='"reranker" where it ordered any of the items, else "candidates"')
+    request: RequestRead | None = Field(description="what became of the request in words; null where there was none")
     bundle: str = Field(description="which bundle answered: its name and the start of its hash")
 
 
@@ -113,23 +139,27 @@ class Ranker:
 
     @classmethod
     def of(cls, bundle: Bundle) -> Self:
-        """Ready to answer: has answered one request already, so that no user pays for the first use of the models.
+        """Ready to answer: has answered once already, so that no user pays for the first use of the models; asked in
+        words where these are read.
 
         Errors: whatever a request could meet, for instance `WeightsError` or `ModelError`.
         """
         titles = dict(bundle.catalog.frame.select("item_id", "title").iter_rows())
         ranker = cls(bundle, titles)
         if len(bundle.log):
-            ranker.rank(RankRequest(user_id=bundle.log.frame["user_id"][0]))
+            words = "anything" if unread(bundle.recommender.reranker) is None else None
+            ranker.rank(RankRequest(user_id=bundle.log.frame["user_id"][0], request=words))
         return ranker
 
     def examples(self) -> list[dict[str, Any]]:
-        """Bodies of requests that this bundle answers: for a user of its log where it has one, and for a history."""
+        """Bodies of requests that this bundle answers: for a user of its log where it has one, for a history, and in
+        words."""
         items = self.bundle.catalog.frame["item_id"].head(3).to_list()
         by_user = [
             {"user_id": user, "k": min(10, len(self.titles))} for user in self.bundle.log.frame["user_id"].head(1)
         ]
-        return [*by_user, {"history": items, "k": min(5, len(self.titles))}]
+        by_items = {"history": items, "k": min(5, len(self.titles))}
+        return [*by_user, by_items, {**(by_user or [by_items])[0], "request": "something light, no horror"}]
 
     def rank(self, request: RankRequest) -> RankResponse:
         """The slate for one request.
@@ -139,16 +169,26 @@ class Ranker:
         catalog = self.bundle.catalog
         k = request.k if "k" in request.model_fields_set else min(request.k, len(catalog))
         check_k(k, catalog)
+        words = request.request or ""
         if request.user_id is not None:
-            queries = self.bundle.queries([request.user_id])
+            queries = self.bundle.queries([request.user_id], [words])
         else:
             segment = None if request.segment is None else str(request.segment).strip()
-            queries = self.bundle.adhoc(request.history or [], segment=segment)
+            queries = self.bundle.adhoc(request.history or [], segment=segment, request=words)
+        recommender = self.bundle.recommender
         with self._lock:
-            rows = self.bundle.recommender.recommend(queries, k).frame.sort("rank")
-        items = [
-            RankedItem(title=self.titles[row["item_id"]], **row)
-            for row in rows.select("item_id", "rank", "score", "reason", "served_by").iter_rows(named=True)
-        ]
-        served_by = "reranker" if any(item.served_by == "reranker" for item in items) else "candidates"
-        return RankResponse(items=items, served_by=served_by, bundle=self.bundle.name)
+            slates = recommender.recommend(queries, k)
+            became = heard(recommender.reranker, words, slates) if words else None
+        rows = slates.frame.sort("rank").select("item_id", "rank", "score", "reason", "served_by")
+        items = [RankedItem(title=self.titles[row["item_id"]], **row) for row in rows.iter_rows(named=True)]
+        return RankResponse(
+            items=items,
+            served_by="reranker" if any(item.served_by == "reranker" for item in items) else "candidates",
+            request=None if became is None else _told(became),
+            bundle=self.bundle.name,
+        )
+
+
+def _told(became: Heard) -> RequestRead:
+    meaning = None if became.meaning is None else Understood.model_validate(asdict(became.meaning))
+    return RequestRead(read=became.unread is None, why_not=became.unread, understood=meaning)
