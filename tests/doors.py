@@ -1,17 +1,23 @@
 """Bundles for the doors' tests: a hand-made one that remembers what it was asked, and a small real one."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
+from checks import words
 from recsys import bundle as bundles
 from recsys.bundle import Bundle
 from recsys.data.ingest import Dataset
-from recsys.errors import UnknownItemError, UnknownUserError
+from recsys.errors import ModelError, UnknownItemError, UnknownUserError
 from recsys.protocols import LanguageModel
+from recsys.rerank import Fallback, Fused
+from recsys.rerank.fusion import LinearFusion
 from recsys.settings import Settings
 from recsys.spec import Spec, fit
 from recsys.tables import Catalog, Id, InteractionLog, Queries, Slates, adhoc_query, query_histories
@@ -22,7 +28,7 @@ ITEMS = list(range(100, 112))
 
 @dataclass(frozen=True)
 class FakeRecommender:
-    """Ranks unseen items by their distance from the last one. `asked` records the users of every call."""
+    """Ranks unseen items by their distance from the last one. `asked` and `requests` record every call."""
 
     served_by: str = "reranker"
     items: list[Id] = field(default_factory=lambda: ITEMS)
@@ -30,6 +36,7 @@ class FakeRecommender:
     down: set[Id] = field(default_factory=set)
     """Users whom the reranker fails: they get the candidates' order, as `Fallback` serves them."""
     asked: list[list[Id]] = field(default_factory=list)
+    requests: list[list[str]] = field(default_factory=list)
     fail_on: Id | None = None
     failure: BaseException | None = None
 
@@ -39,6 +46,7 @@ class FakeRecommender:
     def recommend(self, queries: Queries, k: int) -> Slates:
         users = queries.frame["user_id"].to_list()
         self.asked.append(users)
+        self.requests.append(queries.frame["request"].to_list())
         if self.failure is not None and self.fail_on in users:
             raise self.failure
         rows: list[dict[str, Any]] = []
@@ -85,7 +93,7 @@ class FakeBundle:
     def name(self) -> str:
         return f"fake-{self.manifest['hash'][:12]}"
 
-    def queries(self, users: list[Id] | None = None) -> Queries:
+    def queries(self, users: list[Id] | None = None, requests: list[str] | None = None) -> Queries:
         every = query_histories(self.log)
         if users is None:
             return every
@@ -95,13 +103,17 @@ class FakeBundle:
             if not len(row):
                 raise UnknownUserError(f"user '{user}' is not in the log of bundle {self.path}")
             parts.append(row)
-        return Queries(pl.concat(parts))
+        found = pl.concat(parts)
+        return Queries(found if requests is None else found.with_columns(request=pl.Series(requests, dtype=pl.String)))
 
-    def adhoc(self, history: list[Id], *, user_id: Id | None = None, segment: str | None = None) -> Queries:
+    def adhoc(
+        self, history: list[Id], *, user_id: Id | None = None, segment: str | None = None, request: str = ""
+    ) -> Queries:
         for item in history:
             if item not in ITEMS:
                 raise UnknownItemError(f"item '{item}' is not in the catalog of bundle {self.path}")
-        return adhoc_query(history, user_id=user_id, dtype=pl.Int64, segment=segment)
+        query = adhoc_query(history, user_id=user_id, dtype=pl.Int64, segment=segment)
+        return Queries(query.frame.with_columns(request=pl.lit(request)))
 
 
 def fake_bundle(folder: Path, recommender: FakeRecommender | None = None, *, mark: str = "one") -> Bundle:
@@ -138,3 +150,45 @@ def real_bundle(folder: Path, dataset: Dataset, lm: LanguageModel | None = None)
     fitted = fit(dataset, spec, settings, seed=0, lm=lm)
     path = bundles.write(folder / "bundle", fitted.recommender, dataset, spec=spec)
     return bundles.load(path, settings, lm=lm)
+
+
+@dataclass(frozen=True)
+class Ears:
+    """A judge that likes what a request names, and dislikes what follows a "no"."""
+
+    kind = "ears"
+    model_id = "test/ears"
+    down: bool = False
+
+    def prepare(self, heads: Any, catalog: Any) -> None: ...
+
+    def understood(self, requests: Any) -> list[dict[str, Any]]:
+        found = []
+        for said in map(words, requests):
+            refuses = [word for before, word in pairwise(said) if before == "no"]
+            names = [w for w in said if w in ("western", "horror", "comedy") and w not in refuses]
+            found.append({"wants": names, "refuses": refuses, "like": None, "than": None})
+        return found
+
+    def opinions(self, heads: Any, queries: Queries, profiles: Any, catalog: Any) -> Iterator[Any]:
+        if self.down:
+            raise ModelError("the endpoint is gone")
+        genres = dict(catalog.frame.select("item_id", "genres").iter_rows())
+        requests = dict(queries.frame.select("query_id", "request").iter_rows())
+        for head in heads:
+            (meaning,) = self.understood([requests[head["query_id"][0]]])
+            own = [[g.lower() for g in genres[item]] for item in head["item_id"]]
+            likes = [sum(g in meaning["wants"] for g in some) for some in own]
+            hates = [sum(g in meaning["refuses"] for g in some) for some in own]
+            yield np.subtract(likes, hates, dtype=np.float64)
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+NO_OPINION = LinearFusion({"score": 1.0, "lm": 0.0})
+OPINION = LinearFusion({"score": 0.1, "lm": 10.0})
+
+
+def listening(judge: Any, **fusions: LinearFusion) -> Fallback:
+    return Fallback(Fused(judge, 30, {"plain": OPINION, **fusions}, {}))  # type: ignore[arg-type]

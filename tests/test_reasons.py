@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from recsys.data.words import one_line
 from recsys.profiles import ProfilesConfig, Reasons
 from recsys.profiles.population import Known, Population
 from recsys.tables import Catalog, InteractionLog, Queries, Slates, query_histories
@@ -160,6 +161,46 @@ def test_a_reason_is_one_line_of_at_most_100_characters(title: str) -> None:
     assert len(reason) <= 100
     assert "\n" not in reason
     assert reason.count('"') == 2
+
+
+def asked(catalog: Catalog, reasons: Reasons, history: list[int], item: int, *names: str) -> str:
+    slates = slates_of([(1, item, 1)])
+    return str(reasons.explain(queries_of(history), slates, catalog, {1: names}).frame["reason"].item())
+
+
+def test_what_was_asked_for_comes_first_where_the_item_has_it(reasons: Reasons, catalog: Catalog) -> None:
+    assert (
+        asked(catalog, reasons, [], 0, "sci-fi", "horror", "drama") == "As you asked: Horror"
+    )  # one carrier of Sci-Fi
+    assert asked(catalog, reasons, [], 4, "war", "drama") == "As you asked: War, Drama"
+    assert asked(catalog, reasons, [5], 4, "drama") == 'As you asked: Drama. Because you chose "Ran": also War'
+    assert asked(catalog, reasons, [4], 4, "war") == "As you asked: War. You have chosen this before"
+    for names in (["comedy"], ["unheard of"], [], ["war", "war", "WAR"]):
+        plain = only(reasons, catalog, [5], 2)
+        assert asked(catalog, reasons, [5], 2, *names) == plain, names
+    assert asked(catalog, reasons, [], 5, "war", "war") == "As you asked: War"
+
+
+def test_a_value_is_known_by_every_name_that_is_spoken() -> None:
+    titles = [f"T{i} ({1976 + 2 * i})" for i in range(8)]
+    some = catalog_of(titles, genre=["Comedy", "Drama"] * 4, players=[2, 2, 2, 2, 4, 4, 4, 4], maker=["Sony", "LG"] * 4)
+    found = reasons_of(some, [[i] for i in range(8)])
+    spoken = {"comedies": "Comedy", "the 1980s": "1980s", "players 4": "players 4", "sony": "Sony"}
+    for name, said in spoken.items():
+        assert asked(some, found, [], 6, name) == f"As you asked: {said}"
+    assert asked(some, found, [], 1, "sony", "comedy", "players 4") == "A first suggestion, before we know you"
+
+
+def test_what_was_asked_for_fits_one_line_and_one_slate() -> None:
+    long = [f"{letter * 60}" for letter in "ABCDE"]
+    many = catalog_of(["One", "Two", "Three"], tags=[long, long, []])
+    found = reasons_of(many, [[0], [1], [2]])
+    text = asked(many, found, [1], 0, *(one_line(value, 40).lower() for value in long))
+    assert text.startswith("As you asked: AAAA")
+    assert len(text) <= 100
+    slates = slates_of([(1, 0, 1), (2, 0, 1)])
+    both = found.explain(queries_of([1], [1]), slates, many, {2: [one_line(long[0], 40)]}).frame["reason"]
+    assert [reason.startswith("As you asked") for reason in both] == [False, True]
 
 
 def test_no_slates_give_no_reasons(reasons: Reasons, catalog: Catalog) -> None:

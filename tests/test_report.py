@@ -26,6 +26,7 @@ from recsys.report import (
     words,
     write_report,
 )
+from recsys.rerank.fusion import FusionReport
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)> & ${7*7} {{ 7*7 }} $\\frac{1}{2}$ -->"
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -339,3 +340,49 @@ def test_a_fusion_that_had_nothing_to_learn_from_is_reported_too(weights_setting
     data = report_data(evaluate(dataset, spec, weights_settings), dataset)
     write_report(tmp_path / "report.html", data)
     assert "all sources count alike" in (tmp_path / "report.html").read_text()
+
+
+def fit_of(**changes: Any) -> dict[str, Any]:
+    """What the fit of a reranker's weights says, in the shape that the fit gives it."""
+    weights = {"score": 1.0, "lm": 0.75}
+    found = FusionReport(weights, 0.1, 400, 300, 250, 0.101, 0.123, 0.111, 0.022, (0.01, 0.03), "not for the page")
+    return {**replace(found, **changes).as_dict()}
+
+
+@pytest.mark.parametrize("missing", [(), ("told",), ("request", "told")])
+def test_the_weights_of_every_kind_of_query_are_shown(missing: tuple[str, ...], weights_settings: Any) -> None:
+    from recsys.data.ingest import dataset_from_frames
+    from recsys.evaluate import evaluate
+    from recsys.lm import LMConfig
+    from recsys.report.assemble import report_data
+    from recsys.spec import Spec
+
+    log = pl.DataFrame({"user_id": [1, 1, 2, 2, 3, 3], "item_id": [0, 1, 1, 2, 2, 0], "timestamp": range(6)})
+    items = pl.DataFrame({"item_id": [0, 1, 2], "title": ["One", "Two", "Three"]})
+    spec = Spec.model_validate({"generator": {"kind": "popular"}, "lm": LMConfig(kind="none")})
+    dataset = dataset_from_frames("two events each", log, items)
+    found = evaluate(dataset, spec, weights_settings)
+    regimes = {
+        "request": fit_of(weights={"score": 1.0, "lm": 2.5}, reranked=0.234),
+        "told": fit_of(l2=None, weights={"score": 1.0, "lm": 0.0}),
+    }
+    fit = {**fit_of(), "regimes": {name: own for name, own in regimes.items() if name not in missing}}
+    run = {**found.metrics["run"], "spec": {**found.metrics["run"]["spec"], "reranker": {"kind": "sequence"}}}
+    data = report_data(replace(found, metrics={**found.metrics, "run": run, "tuning": {"reranker": fit}}), dataset)
+    page = Page(render_report(replace(data, spec=""))).text
+    shown = {
+        "request": ["Reranker, where there is a request in words", "0.2340 reranked", "+2.500"],
+        "told": ["Reranker, where there is no history", "no weights beat it beyond noise"],
+    }
+    for regime, texts in shown.items():
+        assert [text in page for text in texts] == [regime not in missing] * len(texts), regime
+    served = {(): "", ("told",): "users without history"}.get(
+        missing, "queries with a request in words and users without"
+    )
+    assert ("The same weights serve" in page) == bool(missing)
+    assert served in page
+    assert page.count("opinion of the sequence network") == 3 - len(missing)
+    assert "+0.750" in page
+    assert "not for the page" not in page
+    for wrong in ("the LM", "prompt", "language model's"):
+        assert wrong not in page, wrong

@@ -99,3 +99,25 @@ def test_numbers_in_words() -> None:
         *("0.0 s", "59.9 s", "1 min 0 s", "1 h 0 min", "2 h 1 min"),
     ]
     assert [words.rank(r) for r in (None, 3.0, 6.5)] == ["not in the list", "3", "6.5"]
+
+
+def test_what_a_fit_found_is_said_of_what_was_fitted() -> None:
+    weights = {"score": 1.0, "lm": 0.75}
+    some = {"lists": 1250, "l2": 0.1, "queries": 4000, "weights": weights}
+    some |= {"candidates": 0.101, "reranked": 0.123, "without_lm": 0.111}
+    assert words.learned(some, "sequence") == (
+        "NDCG@10 0.1010 as the candidates came, 0.1230 reranked, 0.1110 with the same inputs but without the sequence "
+        "network, whose weight is 0.750 beside the candidate score's 1.000 (1,250 lists of tune, cross-validated)."
+    )
+    assert "without the language model, whose" in words.learned(some, "packed")
+    assert "without the server's reranker, whose" in words.learned(some, "endpoint")
+    kept = words.learned({**some, "l2": None}, "sequence")
+    assert kept == (
+        "The order of the candidates is kept: no weights beat it beyond noise, and the sequence network counts for "
+        "nothing (1,250 lists of tune, cross-validated)."
+    )
+    assert words.learned({**some, "lists": 0}, "sequence") == (
+        "The order of the candidates is kept: the hidden item was in none of 4,000 lists to learn from."
+    )
+    assert words.input_name("lm", "sequence") == "opinion of the sequence network"
+    assert words.input_name("score", "sequence") == "score"

@@ -23,9 +23,13 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
 
 def test_openapi_describes_the_request_with_examples_that_work(client: TestClient) -> None:
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
-    assert set(schemas["RankRequest"]["properties"]) == {"user_id", "history", "segment", "k"}
+    assert set(schemas["RankRequest"]["properties"]) == {"user_id", "history", "segment", "request", "k"}
     assert set(schemas["RankedItem"]["properties"]) == {"item_id", "title", "rank", "score", "reason", "served_by"}
-    assert _examples(client) == [{"user_id": 2, "k": 10}, {"history": [100, 101, 102], "k": 5}]
+    assert _examples(client) == [
+        {"user_id": 2, "k": 10},
+        {"history": [100, 101, 102], "k": 5},
+        {"user_id": 2, "k": 10, "request": "something light, no horror"},
+    ]
     for example in _examples(client):
         assert client.post("/v1/rank", json=example).status_code == 200
 

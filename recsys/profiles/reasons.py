@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
-from recsys.data.words import facet_name, one_line, quoted, value_name
+from recsys.data.words import VALUE_LIMIT, facet_name, one_line, quoted, value_name
 from recsys.profiles.population import Known
 from recsys.tables import Catalog, Id, Queries, Slates
 
@@ -94,7 +94,7 @@ class Reasons:
         named = [
             {"spoken": name.casefold(), "facet": facet}
             for facet, attribute, value, kind in rows
-            for name in {one_line(value, _VALUE), value_name(attribute, value), facet_name(attribute, value, kind)}
+            for name in {one_line(value, VALUE_LIMIT), value_name(attribute, value), facet_name(attribute, value, kind)}
         ]
         return pl.DataFrame(named, schema={"spoken": pl.String, "facet": pl.Int32})
 

@@ -92,11 +92,12 @@ def _fusion(report: Mapping[str, Any]) -> Iterator[Weights]:
 def _reranker(report: Mapping[str, Any], kind: str) -> Iterator[Weights]:
     """The weights of every kind of query that has its own."""
     fits = {"plain": report, **report.get("regimes", {})} if "weights" in report else {}
-    for regime, part in words.REGIMES.items():
+    others = [served for regime, (_, served) in words.REGIMES.items() if regime not in fits]
+    for regime, (part, _) in words.REGIMES.items():
         if regime in fits:
             verdict = words.learned(fits[regime], kind)
-            if regime == "plain" and len(fits) < len(words.REGIMES):
-                verdict += " The same weights serve the kinds of queries that are not listed: too few to learn from."
+            if regime == "plain" and others:
+                verdict += f" The same weights serve {' and '.join(others)}: there were too few of them to learn from."
             named = {words.input_name(name, kind): weight for name, weight in fits[regime]["weights"].items()}
             yield Weights(part, verdict, named)
 

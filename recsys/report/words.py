@@ -25,11 +25,12 @@ METRICS: Mapping[str, tuple[str, str]] = {
 STAGES: Mapping[str, str] = {"popular": "Popular", "candidates": "Candidates", "reranked": "Reranked"}
 LONGEST = 240
 LM = "the language model"
-REGIMES: Mapping[str, str] = {
-    "plain": "reranker",
-    "request": "reranker, where there is a request in words",
-    "told": "reranker, where there is no history",
+REGIMES: Mapping[str, tuple[str, str]] = {
+    "plain": ("reranker", "all others"),
+    "request": ("reranker, where there is a request in words", "queries with a request in words"),
+    "told": ("reranker, where there is no history", "users without history"),
 }
+"""Kinds of queries with weights of their own: what the part is called, and whom it serves."""
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -192,7 +193,8 @@ def reader(kind: str | None) -> str:
 def learned(found: Mapping[str, Any], kind: str | None) -> str:
     """What a fit of the reranker's weights found. found: as `recsys.rerank.fusion.FusionReport` gives it."""
     if not found["lists"]:
-        return f"The order of the candidates is kept: the hidden item was in none of {found['queries']} lists to learn from."
+        nothing = f"the hidden item was in none of {found['queries']:,} lists to learn from"
+        return f"The order of the candidates is kept: {nothing}."
     on_lists = f"{found['lists']:,} lists of tune, cross-validated"
     if found["l2"] is None:
         return (

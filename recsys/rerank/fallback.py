@@ -18,7 +18,7 @@ from recsys.tables import Candidates, Catalog, Profiles, Queries
 
 log = logging.getLogger(__name__)
 
-_BLOCK = 16  # at most QUIET_UP_TO, so that the primary shows no bar of its own
+BLOCK = 16  # at most QUIET_UP_TO, so that a primary that asks a language model shows no bar of its own
 _FILE = "reranker.json"
 
 
@@ -66,6 +66,9 @@ class Identity:
 class Fallback:
     """Another reranker; where its language model fails, the order of the candidates.
 
+    A primary may say by `block` how many queries it is asked about at once: many where an opinion costs little and can
+    be asked for anew, few where it is paid for. Of a block that fails, ever smaller parts are tried.
+
     give_up_after : failed queries in a row after which the rest of a call does not ask any more: a dead endpoint
         should cost a few timeouts, not one for each query
     """
@@ -95,7 +98,7 @@ class Fallback:
                     return answer
                 except ModelError as error:
                     if len(part) > 1:
-                        return pl.concat([serve(query) for query in part.batches(1)])
+                        return pl.concat([serve(some) for some in part.batches(-(-len(part) // BLOCK))])
                     reasons.append(str(error))
                     last.append(str(error))
             failed += len(part)
@@ -106,7 +109,7 @@ class Fallback:
             total=len(queries), desc="rerank", unit="user", leave=None, disable=len(queries) <= QUIET_UP_TO or None
         ) as bar:
             done = [candidates.frame.clear()]
-            for block in queries.batches(_BLOCK):
+            for block in queries.batches(getattr(self.primary, "block", BLOCK)):
                 done.append(serve(block))
                 bar.update(len(block))
         if failed:

@@ -60,9 +60,10 @@ class Ranked:
     @classmethod
     def of(cls, queries: Queries, candidates: Candidates) -> Self:
         """All candidates. Errors: `DataError` where a candidate's query is not among the queries."""
-        require_asked(queries, candidates)
         rows = queries.frame.select("query_id").with_row_index("_asked")
         frame = candidates.frame.join(rows, on="query_id", how="left").sort("_asked", "rank", maintain_order=True)
+        if frame["_asked"].null_count():
+            require_asked(queries, candidates)
         asked, sizes = np.unique(frame["_asked"].to_numpy(), return_counts=True)
         return cls(frame.drop("_asked"), asked.astype(np.int64), sizes.astype(np.int64))
 
@@ -86,10 +87,14 @@ class Ranked:
 
     def head(self, n: int) -> Self:
         """The first `n` of each list."""
+        if (self.sizes <= n).all():
+            return self
         return type(self)(self.frame.filter(self.places < n), self.asked, np.minimum(self.sizes, n))
 
     def take(self, lists: npt.NDArray[np.integer]) -> Self:
         """Some of the lists, in the order given."""
+        if np.array_equal(lists, np.arange(len(self))):
+            return self
         return type(self)(self.frame[self.rows(lists)], self.asked[lists], self.sizes[lists])
 
     def rows(self, lists: npt.NDArray[np.integer]) -> Ints:

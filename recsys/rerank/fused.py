@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from recsys.data.files import atomic_folder
 from recsys.data.split import Questions
 from recsys.errors import BundleError
+from recsys.rerank.fallback import BLOCK
 from recsys.rerank.features import Feature, Ranked, compute, popularity, present
 from recsys.rerank.fusion import Array, Ints, LinearFusion, Lists, fit_fusion
 from recsys.rerank.judge import Judge, LMSource, readable
@@ -135,6 +136,11 @@ class Fused:
     def asks(self) -> bool:
         """Whether the judge's opinion counts at all."""
         return any(fusion.uses("lm") for fusion in self.fusions.values())
+
+    @property
+    def block(self) -> int:
+        """Queries that `Fallback` asks about at once; a judge may say."""
+        return int(getattr(self.judge, "block", BLOCK))
 
     def rerank(self, queries: Queries, candidates: Candidates, profiles: Profiles, catalog: Catalog) -> Candidates:
         """The same candidates, the first `depth` of each query in the fused order, served by "reranker".

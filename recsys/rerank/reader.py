@@ -34,7 +34,8 @@ TOLD = 1.0
 @dataclass(frozen=True)
 class Size:
     """dim, layers, heads: of the history's blocks; length: items read; readers: blocks in which the state attends to
-    texts; item_dropout, history_dropout: see above; negatives: items that compete, None for all."""
+    texts; item_dropout, history_dropout: see above; negatives: items that compete, None for all; use_text,
+    use_ids: whether tokens carry what the catalog says, and vectors of their own."""
 
     dim: int
     layers: int
@@ -45,6 +46,8 @@ class Size:
     item_dropout: float
     history_dropout: float
     negatives: int | None
+    use_text: bool
+    use_ids: bool
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,10 @@ class Reader(nn.Module):
     def table(self, without: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(items, dim) tokens and (items,) biases; `without` (items,) are taken as items without a past."""
         own = self.known if without is None else self.known & ~without
-        told = self.told(self.features)
+        told = self.told(self.features if self.size.use_text else torch.zeros_like(self.features))
         rare = self.bias[self.known].mean() if self.known.any() else self.bias.new_zeros(())
         bias = torch.where(own, self.bias, rare) + self.told_bias(told)[:, 0]
-        return told + self.own * own[:, None], bias
+        return told + self.own * own[:, None] * self.size.use_ids, bias
 
     def states(self, items: Tensor, tokens: Tensor) -> Tensor:
         """(batch, time + 1, dim): before the first of `items` (batch, time), and after each of them."""

@@ -56,6 +56,7 @@ class SequenceConfig(FusedConfig, Schedule):
     requests : share of the places in histories that come with a request in training
     written, exercises : requests that are written for training, and passes over them to learn what they mean
     told     : profiles that are written for training
+    use_text, use_ids : whether items are told by what the catalog says, and by vectors of their own
     heldout  : users whose last event says when to stop
     """
 
@@ -79,6 +80,8 @@ class SequenceConfig(FusedConfig, Schedule):
     told: int = Field(default=3000, ge=0)
     heldout: int = Field(default=2000, ge=1)
     negatives: int | None = Field(default=None, ge=1)
+    use_text: bool = True
+    use_ids: bool = True
     epochs: int = Field(default=20, ge=1)
     patience: int = Field(default=3, ge=1)
 
@@ -96,6 +99,8 @@ class SequenceConfig(FusedConfig, Schedule):
             item_dropout=self.item_dropout,
             history_dropout=self.history_dropout,
             negatives=self.negatives or (None if items <= FULL_SOFTMAX else SAMPLED),
+            use_text=self.use_text,
+            use_ids=self.use_ids,
         )
 
 

@@ -54,8 +54,8 @@ class RankRequest(BaseModel):
     )
     request: Annotated[str, Field(max_length=MAX_REQUEST), AfterValidator(clean_request)] | None = Field(
         default=None,
-        description=f"what they want, in their own words, at most {MAX_REQUEST} characters; read by rerankers that can, "
-        "and the answer says whether. Control characters count as spaces, blanks alone as no request",
+        description=f"what they want, in their own words, at most {MAX_REQUEST} characters; the answer says whether "
+        "it was read. Control characters count as spaces, blanks alone as no request",
         examples=["something light, no horror"],
     )
     k: int = Field(
