@@ -8,6 +8,7 @@ RecsysError
 ├── UnknownItemError     an item id that the catalog does not hold
 ├── WeightsError         LM weights that cannot be found, fetched or trusted
 ├── ModelError           an LM or an endpoint that failed or answered nonsense
+│   └── NotOfferedError  a server that lacks what it was asked for
 ├── BundleError          a bundle that is missing, altered or of another format
 ├── RegistryError        the model registry is out of reach or has no such model
 └── StorageError         a file that cannot be written (full disk, no permission)
@@ -40,6 +41,10 @@ class WeightsError(RecsysError):
 
 class ModelError(RecsysError):
     """A language model or an endpoint that failed or answered nonsense."""
+
+
+class NotOfferedError(ModelError):
+    """A server does not offer what was asked of it; another way may be tried."""
 
 
 class BundleError(RecsysError):

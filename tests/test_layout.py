@@ -215,7 +215,7 @@ def test_every_error_belongs_to_the_drawn_tree() -> None:
     }
     assert all(issubclass(value, errors.RecsysError) for value in classes.values())
     assert all(value.__doc__ for value in classes.values())
-    drawn = re.findall(r"^(?:[├└]── )?([A-Z]\w*Error)\b", str(errors.__doc__), flags=re.MULTILINE)
+    drawn = re.findall(r"^(?:│   )?(?:[├└]── )?([A-Z]\w*Error)\b", str(errors.__doc__), flags=re.MULTILINE)
     assert sorted(drawn) == sorted(classes)
 
 

@@ -3,23 +3,20 @@
 import logging
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from pydantic import ValidationError
 from test_rerank_packed import Case, case_of
 
-from checks import HashLM, SayingLM, assert_same_candidates, mean_ndcg, with_word_vectors
+from checks import HashLM, SayingLM, mean_ndcg, with_word_vectors
 from contracts import PromptedContract
 from recsys.data.split import Questions
 from recsys.errors import BundleError, ModelError, SpecError
-from recsys.lm.replay import ReplayLM, ScriptedLM
-from recsys.lm.usage import Usage
+from recsys.lm.replay import ScriptedLM
 from recsys.rerank import (
     EndpointConfig,
     Fallback,
@@ -30,7 +27,6 @@ from recsys.rerank import (
     SetwiseConfig,
     load_reranker,
 )
-from recsys.rerank.budget import Budget
 from recsys.rerank.evidence import Evidence
 from recsys.rerank.fusion import LinearFusion
 from recsys.rerank.prompt import Prompt
@@ -358,191 +354,3 @@ def test_a_model_that_fails_leaves_the_candidates_order_behind_a_fallback(case: 
         down.rerank(*case)
     key = ["query_id", "rank"]
     assert Fallback(down).rerank(*case).frame.sort(key).equals(case[1].frame.sort(key))
-
-
-class Tight(HashLM):
-    """A local model with a small context, a token for every word."""
-
-    context = 250
-
-    def __init__(self) -> None:
-        self.prompts: list[str] = []
-
-    def count(self, text: str) -> int:
-        return len(text.split())
-
-    def generate(self, prompts: Any, **kwargs: Any) -> list[str]:
-        self.prompts += prompts
-        return super().generate(prompts, **kwargs)
-
-
-def test_a_prompt_that_is_too_long_loses_history_first_and_never_a_candidate(
-    case: Case, caplog: pytest.LogCaptureFixture
-) -> None:
-    queries, candidates, profiles, catalog = case
-    lm = Tight()
-    config = ListwiseConfig(depth=8, recent=100, answer_tokens=20)
-    with caplog.at_level(logging.WARNING):
-        reranker(config, lm).rerank(*case)
-    assert "of 12 users: history cut to fit" in caplog.text
-    titles = dict(catalog.frame.select("item_id", "title").iter_rows())
-    for prompt in lm.prompts:
-        assert lm.count(prompt) <= 250 - 64 - 20
-        assert len(shown(prompt)) == 8
-        assert "About the person:" in prompt
-    history = queries.frame["history"][0].to_list()
-    assert titles[history[-1]] in lm.prompts[0]
-    assert titles[history[0]] not in lm.prompts[0].split("There are")[0]
-    wide = reranker(config.model_copy(update={"context": 5000}), Tight())
-    caplog.clear()
-    wide.rerank(queries, candidates, profiles, catalog)
-    assert "history cut" not in caplog.text
-
-
-def test_a_list_that_alone_is_too_long_is_an_error_that_says_what_to_do(case: Case) -> None:
-    config = ListwiseConfig(depth=20, context=100)
-    with pytest.raises(ModelError, match=r"20 candidates do not fit into its context of 100 tokens.*window"):
-        reranker(config, Tight()).rerank(*case)
-
-
-class Metered(HashLM):
-    """A server that counts 100 tokens for every prompt and 5 for every answer."""
-
-    def __init__(self) -> None:
-        self.usage = Usage(sent=12_345)
-        self.asked = 0
-
-    def generate(self, prompts: Any, **kwargs: Any) -> list[str]:
-        self.asked += len(prompts)
-        self.usage.add(100 * len(prompts), 5 * len(prompts))
-        return super().generate(prompts, **kwargs)
-
-
-@pytest.mark.parametrize(
-    "limit", [{"max_tokens": 5000}, {"max_cost": 0.006, "price_in": 1.0, "price_out": 4.0}], ids=["tokens", "cost"]
-)
-def test_when_the_budget_is_used_up_the_rest_keeps_its_order_and_is_counted(
-    case: Case, limit: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    _, candidates, _, _ = case
-    lm = Metered()
-    spending = reranker(ListwiseConfig(depth=10, window=4, stride=2, **limit), lm)
-    with caplog.at_level(logging.WARNING):
-        answer = Fallback(spending).rerank(*case).frame
-    assert re.search(r"(\d+) of 12 lists not judged: the budget of .* is used up", caplog.text)
-    spent = spending.judge.budget.spent  # type: ignore[attr-defined]
-    assert spent == (100 * lm.asked, 5 * lm.asked)
-    assert sum(spent) <= limit.get("max_tokens", 6000)
-    kept = answer.filter(pl.col("served_by") == "candidates", pl.col("rank") <= 10)["query_id"].unique()
-    before = candidates.frame.filter(pl.col("query_id").is_in(kept.implode())).sort("query_id", "rank")
-    assert len(kept)
-    assert answer.filter(pl.col("query_id").is_in(kept.implode())).sort("query_id", "rank").equals(before)
-
-
-def test_a_budget_that_is_spent_asks_nothing_more(case: Case, caplog: pytest.LogCaptureFixture) -> None:
-    lm = Metered()
-    spending = reranker(SetwiseConfig(max_tokens=3000), lm)
-    spending.judge.budget.note(0, 0)  # type: ignore[attr-defined]
-    lm.usage.add(3000, 0)
-    with pytest.raises(ModelError, match="setwise reranker: its budget of 3000 tokens is used up"):
-        spending.rerank(*case)
-    with caplog.at_level(logging.WARNING):
-        answer = Fallback(spending).rerank(*case).frame
-    assert "12 of 12 queries keep the candidates' order: setwise reranker: its budget" in caplog.text
-    assert set(answer["served_by"]) == {"candidates"}
-    assert lm.asked == 0
-
-
-def test_a_budget_counts_by_estimate_where_nobody_counts() -> None:
-    budget = Budget.of(HashLM(), 100, None, (0.0, 0.0))
-    assert budget.affordable([(40, 10), (40, 10), (1, 0)]) == 2
-    budget.note(60, 20)
-    assert budget.spent == (60, 20)
-    assert not budget.used_up
-    assert budget.affordable([(20, 1)]) == 0
-    budget.note(20, 0)
-    assert budget.used_up
-
-
-def test_the_users_of_a_block_are_asked_for_at_the_same_time(case: Case) -> None:
-    sizes = []
-
-    class Listening(HashLM):
-        def generate(self, prompts: Any, **kwargs: Any) -> list[str]:
-            sizes.append(len(prompts))
-            return super().generate(prompts, **kwargs)
-
-    reranker(ListwiseConfig(depth=20, window=8, stride=4), Listening()).rerank(*case)
-    assert sizes == [12] * 4
-    sizes.clear()
-    reranker(PairwiseConfig(depth=4, top=1), Listening()).rerank(*case)
-    assert sizes == [24] * 3
-
-
-@pytest.mark.parametrize("config", [SetwiseConfig(method="choice"), PairwiseConfig(method="choice"), EndpointConfig()])
-def test_what_only_a_server_can_do_is_refused_without_one(config: Any, tuning: Any, world_split: Any) -> None:
-    questions, (_, candidates, profiles, catalog) = tuning
-    with pytest.raises(SpecError, match=r"set lm\.kind = 'remote'"):
-        config.fit(questions, candidates, profiles, catalog, world_split.fit, HashLM(), seed=0)
-
-
-def test_typed_decisions_and_an_endpoints_scores_are_recorded_too(case: Case, tmp_path: Path) -> None:
-    for config in (
-        SetwiseConfig(depth=6, method="choice"),
-        ListwiseConfig(depth=6, method="logprobs"),
-        EndpointConfig(depth=6),
-    ):
-        fresh = reranker(config, Typed()).rerank(*case)
-        recorded = reranker(config, ReplayLM(Typed(), tmp_path)).rerank(*case)
-        replayed = reranker(config, ReplayLM(Typed(), tmp_path, mode="replay-only")).rerank(*case)
-        assert_same_candidates(recorded, fresh)
-        assert_same_candidates(replayed, fresh)
-    for ask in (
-        lambda lm: lm.choose(["p"], ["A"]),
-        lambda lm: lm.rate(["p"], [["A"]]),
-        lambda lm: lm.relevance(["q"], [["d"]]),
-    ):
-        with pytest.raises(ModelError, match="test/hash: has no"):
-            ask(ReplayLM(HashLM(), tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ({"window": 30}, "there are 26 letters: a window of 30 needs labels = 'numbers'"),
-        ({"window": 5, "stride": 6}, "leaves out candidates"),
-        ({"max_cost": 1.0}, "max_cost needs price_in and price_out"),
-        ({"conditions": ["mood"]}, "conditions"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValidationError, match=says):
-        ListwiseConfig(**wrong)
-
-
-def test_a_saved_judge_keeps_its_kind_and_prompt(case: Case, tmp_path: Path) -> None:
-    reranker(SetwiseConfig(), HashLM()).save(tmp_path / "part")
-    with pytest.raises(BundleError, match="is a reranker of kind 'setwise' and format 1, not 'pairwise'"):
-        load_reranker("pairwise", tmp_path / "part", HashLM)
-    unheard = replace(reranker(SetwiseConfig(), HashLM()), fusions={"plain": LinearFusion({"score": 1.0, "lm": 0.0})})
-    unheard.save(tmp_path / "unheard")
-    opened: Sequence[Any] = []
-    again = load_reranker("setwise", tmp_path / "unheard", lambda: opened[0])  # fails if it is asked for
-    assert again.rerank(*case).frame["item_id"].equals(unheard.rerank(*case).frame["item_id"])
-
-
-def test_both_orders_of_a_pair_cancel_what_a_model_has_for_a_place(case: Case) -> None:
-    """It likes A by far more than what it knows of the titles; and the best title still rises."""
-    queries, candidates, profiles, catalog = case
-
-    def likelihood(prompt: str, answer: str) -> float:
-        return (2.0 if answer == " A" else 0.0) + len(shown(prompt)[answer.strip()]) / 100 - 5
-
-    titles = dict(catalog.frame.select("item_id", "title").iter_rows())
-    heads = candidates.frame.filter(pl.col("rank") <= 6).partition_by("query_id", maintain_order=True)
-    for algorithm in ("sliding", "heap"):
-        config = PairwiseConfig(top=2, algorithm=algorithm, method="logprobs")  # type: ignore[arg-type]
-        judge = reranker(config, ScriptedLM(likelihood=likelihood)).judge
-        for head, opinion in zip(heads, judge.opinions(heads, queries, profiles, catalog), strict=True):
-            lengths = [len(titles[item]) for item in head["item_id"]]
-            assert lengths[int(opinion.argmax())] == max(lengths)

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from recsys.errors import ModelError, SpecError
-from recsys.lm.served import NotOfferedError, Served
+from recsys.errors import ModelError, NotOfferedError, SpecError
+from recsys.lm.served import Served
 from recsys.lm.usage import Usage, estimate
 from recsys.protocols import Score
 from recsys.settings import Settings

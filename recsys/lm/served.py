@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from recsys.errors import ModelError
+from recsys.errors import ModelError, NotOfferedError
 
 log = logging.getLogger(__name__)
 
@@ -15,10 +15,6 @@ _T = TypeVar("_T")
 _Q = TypeVar("_Q")
 _LIKELIEST = 20  # next tokens that servers tell at most
 _SPACES = str.maketrans("▁Ġ", "  ")  # how tokenizers write a space
-
-
-class NotOfferedError(ModelError):
-    """The server is there, but refuses the request or leaves out what was asked for."""
 
 
 class Served:

@@ -30,7 +30,7 @@ PER_ITEM = 48
 # Shares of a history after which its profile is written.
 EARLIEST, LATEST = 0.2, 0.8
 # Profiles in a batch, and answers of each.
-PROFILES, ANSWERS = 32, 16
+PROFILES, ANSWERS = 32, 8
 _SENTENCE = re.compile(r"(?<=[.!?…]) +(?=[^a-z])")
 
 
