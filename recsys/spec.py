@@ -29,7 +29,7 @@ from recsys.policy import TopConfig
 from recsys.profiles import ProfilesConfig, summarize
 from recsys.protocols import LanguageModel, Reranker, TextEncoder
 from recsys.recommender import Recommender
-from recsys.rerank import AnyRerankerConfig, Fallback, Identity, IdentityConfig, SequenceConfig
+from recsys.rerank import AnyRerankerConfig, Fallback, Identity, IdentityConfig, SequenceConfig, StudentConfig
 from recsys.rerank.train import School, train_sequence
 from recsys.settings import Settings
 from recsys.tables import Candidates, Catalog, InteractionLog, Queries, query_histories
@@ -167,14 +167,23 @@ def fit(
         with clock.step("fit reranker on tune"):
             questions = training.tune.sample(3 * spec.reranker.tune_users, seed)
             described = early_profiles.as_of(questions.queries)
-            if isinstance(spec.reranker, SequenceConfig):
-                assert encoder is not None  # it reads text, so the catalog was embedded
-                school = School(training.before, training.known, catalog, early_profiles, generate, encoder, settings)
-                fitted = train_sequence(spec.reranker, school, questions, described, seed=seed)
+            student = spec.reranker if isinstance(spec.reranker, StudentConfig) else None
+            config = spec.reranker if not isinstance(spec.reranker, StudentConfig) else spec.reranker.honest_teacher
+
+            def school() -> School:
+                assert encoder is not None  # whoever goes to school reads text, so the catalog was embedded
+                return School(training.before, training.known, catalog, early_profiles, generate, encoder, settings)
+
+            if isinstance(config, SequenceConfig):
+                fitted = train_sequence(config, school(), questions, described, seed=seed)
             else:
                 assert lm is not None  # asked for above
                 proposed = generate(questions.queries)
-                fitted = spec.reranker.fit(questions, proposed, described, catalog, training.before, lm, seed=seed)
+                fitted = config.fit(questions, proposed, described, catalog, training.before, lm, seed=seed)
+            if student is not None:
+                from recsys.rerank.distil import train_student
+
+                fitted = train_student(student, school(), fitted, training.tune, seed=seed)
         reranker, tuning["reranker"] = Fallback(fitted), fitted.report
     with clock.step("fit candidates"):
         generator = fit_generator(spec.generator, training.known, catalog, seed=seed, settings=settings, start=start)

@@ -13,7 +13,7 @@ from recsys.data.vocab import Vocab
 from recsys.errors import SpecError
 from recsys.networks.items import centred, item_vectors
 from recsys.rerank.interpret import DOUBT, Exercises, Interpreter, Words, log_fits
-from recsys.rerank.lessons import Mentions, sentences_of
+from recsys.rerank.lessons import Asked, Ear, Mentions, pieces_of, sentences_of
 from recsys.rerank.requests import KINDS, Facets, Request, Wording, Writer
 from recsys.tables import Catalog
 
@@ -168,6 +168,26 @@ def test_titles_are_found_in_a_text_as_the_catalog_writes_them() -> None:
     assert mentions.find("X") == -1
     assert mentions.find("") == -1
     assert Mentions.of([]).find("anything") == -1
+
+
+def test_a_long_request_is_read_in_pieces() -> None:
+    assert pieces_of("A comedy. No horror; nothing old!") == ["A comedy.", "No horror;", "nothing old!"]
+    assert [len(piece.split()) for piece in pieces_of("word " * 40)] == [18, 18, 4]
+    assert pieces_of("  ") == [""]
+
+
+def test_what_any_piece_says_counts(writer: Writer) -> None:
+    network, names = learned(writer, 2)
+    facets = writer.facets
+    ear = Ear(network, facets.names, names, facets.years, Mentions.of(facets.titles))
+    title = facets.titles[7]
+    whole = Asked.heard([f"some comedy. no western. like {title}", "drama"], WordEncoder(), ear)
+    parts = Asked.heard(["some comedy.", "no western.", f"like {title}"], WordEncoder(), ear)
+    for name in ("wants", "refuses", "newer", "older"):
+        np.testing.assert_allclose(whole.meanings[name][0], parts.meanings[name].amax(dim=0), atol=1e-5)
+    assert whole.like.tolist() == [7, -1]
+    assert whole.meanings["like_years"][0] == facets.years[7]
+    assert torch.isnan(whole.meanings["like_years"][1])
 
 
 def test_sentences_of_a_profile() -> None:

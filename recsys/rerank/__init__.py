@@ -15,6 +15,7 @@ from recsys.rerank.judge import Judge, LMSource
 from recsys.rerank.listwise import ListwiseConfig, ListwiseJudge
 from recsys.rerank.packed import PackedConfig, PackedJudge
 from recsys.rerank.sequence import EncoderSource, SequenceConfig, SequenceJudge, no_encoder
+from recsys.rerank.student import StudentConfig, StudentJudge
 
 __all__ = [
     "AnyReranker",
@@ -29,11 +30,19 @@ __all__ = [
     "PairwiseConfig",
     "SequenceConfig",
     "SetwiseConfig",
+    "StudentConfig",
     "load_reranker",
 ]
 
 AnyRerankerConfig = Annotated[
-    SequenceConfig | PackedConfig | ListwiseConfig | PairwiseConfig | SetwiseConfig | EndpointConfig | IdentityConfig,
+    SequenceConfig
+    | StudentConfig
+    | PackedConfig
+    | ListwiseConfig
+    | PairwiseConfig
+    | SetwiseConfig
+    | EndpointConfig
+    | IdentityConfig,
     Field(discriminator="kind"),
 ]
 AnyReranker = Fused | Identity
@@ -57,6 +66,8 @@ def load_reranker(kind: str, path: Path, lm: LMSource, encoder: EncoderSource = 
         return Identity.load(path)
     if kind == SequenceJudge.kind:
         return Fused.load(path, kind, lambda folder, _: SequenceJudge.load(folder, encoder), lm)
+    if kind == StudentJudge.kind:
+        return Fused.load(path, kind, lambda folder, _: StudentJudge.load(folder, encoder), lm)
     if kind in JUDGES:
         return Fused.load(path, kind, JUDGES[kind], lm)
     raise BundleError(f"{path}: there is no reranker of kind '{kind}'")

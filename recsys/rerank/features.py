@@ -4,6 +4,7 @@ score          : the candidate score
 log_rank       : minus the natural log of the candidate's place
 log_popularity : natural log of 1 + the item's events in the log that the reranker was fitted on
 content        : the score of the source "content" (its lowest in the list where it has none), where there is one
+score_NAME     : the same of any other source
 lm             : the judge's opinion, given by the caller
 
 All are standardised within the list, so weights compare and no query outweighs another.
@@ -67,8 +68,19 @@ class Ranked:
         asked, sizes = np.unique(frame["_asked"].to_numpy(), return_counts=True)
         return cls(frame.drop("_asked"), asked.astype(np.int64), sizes.astype(np.int64))
 
+    @classmethod
+    def joined(cls, frames: Sequence[pl.DataFrame]) -> Self:
+        """Lists of one query each, none empty, as they are."""
+        sizes = np.array([len(frame) for frame in frames], dtype=np.int64)
+        return cls(pl.concat(frames), np.arange(len(frames)), sizes)
+
     def __len__(self) -> int:
         return len(self.sizes)
+
+    @property
+    def sources(self) -> list[str]:
+        """The columns of single sources' scores."""
+        return [name for name in self.frame.columns if name.startswith("score_")]
 
     @property
     def starts(self) -> Ints:
@@ -149,8 +161,8 @@ def compute(names: Sequence[str], lists: Ranked, counts: Mapping[Id, int], lm: A
             raw = np.log1p(np.fromiter((counts.get(item, 0) for item in items), dtype=np.float64, count=len(items)))
         elif name == "lm" and lm is not None:
             raw = lm
-        elif name == "content" and _CONTENT in lists.frame.columns:
-            raw = lists.frame[_CONTENT].fill_null(np.nan).to_numpy()
+        elif (column := _CONTENT if name == "content" else name) in lists.sources:
+            raw = lists.frame[column].fill_null(np.nan).to_numpy()
             lowest = np.nan_to_num(np.fmin.reduceat(raw, lists.starts)) if len(raw) else raw
             raw = np.where(np.isnan(raw), np.repeat(lowest, lists.sizes), raw)
         else:

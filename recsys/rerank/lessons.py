@@ -21,8 +21,12 @@ from recsys.rerank.requests import Request, Writer
 from recsys.tables import InteractionLog, Queries, query_histories
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from recsys.rerank.interpret import Interpreter, Words
 
+# Words of a request that are read together.
+PIECE = 18
 # Sentences of a profile that are read.
 SENTENCES = 10
 # Requests for one item at most.
@@ -31,7 +35,24 @@ PER_ITEM = 48
 EARLIEST, LATEST = 0.2, 0.8
 # Profiles in a batch, and answers of each.
 PROFILES, ANSWERS = 32, 8
+_PIECES = re.compile(r"(?<=[.;!?])\s+|\n+")
 _SENTENCE = re.compile(r"(?<=[.!?…]) +(?=[^a-z])")
+
+
+def pieces_of(request: str) -> list[str]:
+    """A request in pieces as long as those of training: its sentences, and long ones in turn at every `PIECE` words."""
+    found = []
+    for sentence in _PIECES.split(request.strip()):
+        words = sentence.split()
+        found += [" ".join(words[at : at + PIECE]) for at in range(0, len(words), PIECE)]
+    return found or [""]
+
+
+def torch_of(values: npt.NDArray[Any]) -> "Tensor":
+    """A tensor over the same numbers."""
+    import torch
+
+    return torch.from_numpy(values)
 
 
 def sentences_of(text: str) -> list[str]:
@@ -119,6 +140,22 @@ class Asked:
         years = np.where(like >= 0, ear.years[like], np.nan).astype(np.float32)
         meanings = ear.interpreter.meanings(words, ear.vectors)
         return cls(words.means(), like, {**meanings, "like_years": torch.from_numpy(years)})
+
+    @classmethod
+    def heard(cls, texts: Sequence[str], encoder: TextEncoder, ear: "Ear") -> "Asked":
+        """Interpret what people wrote, piece by piece: a value is wanted or refused where one of the pieces says so."""
+        from recsys.rerank.interpret import Words
+
+        split = [pieces_of(text) for text in texts]
+        flat = [piece for text in split for piece in text]
+        each = cls.of(flat, Words.of(flat, encoder), ear)
+        starts = np.cumsum([0, *map(len, split)])[:-1]
+        vectors = np.add.reduceat(each.vectors, starts)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        like = np.array([ear.mentions.find(text) for text in texts], dtype=np.int64)  # a title may hold a full stop
+        meanings = {name: np.fmax.reduceat(value.numpy(), starts) for name, value in each.meanings.items()}
+        meanings["like_years"] = np.where(like >= 0, ear.years[like], np.nan).astype(np.float32)
+        return cls(vectors, like, {name: torch_of(value) for name, value in meanings.items()})
 
     def take(self, rows: npt.NDArray[np.integer]) -> Batch:
         """What the reader reads of some of them."""

@@ -218,15 +218,13 @@ class SequenceJudge:
     def _read(self, requests: Sequence[str], told: Sequence[str]) -> dict[str, Any]:
         import torch
 
-        from recsys.rerank.interpret import Words
-
         try:
             encoder = self.encoder()
         except RecsysError as error:
             raise ModelError(f"{self.encoder_id}: texts cannot be read: {error}") from error
         text: dict[str, Any] = {}
         if any(requests):
-            asked = Asked.of(requests, Words.of(requests, encoder), self.ear)
+            asked = Asked.heard(requests, encoder, self.ear)
             text |= asked.take(np.arange(len(requests)))
             silent = torch.tensor([not request for request in requests])
             text["request"][silent] = 0

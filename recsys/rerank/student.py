@@ -6,7 +6,7 @@ of the profile where there is no history; the sources' scores. `distil` trains i
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,16 +19,16 @@ from recsys.data.vocab import Histories, Vocab
 from recsys.errors import BundleError, ModelError, RecsysError, UnknownItemError
 from recsys.networks.training import Schedule
 from recsys.protocols import Floats, Ints
-from recsys.rerank.endpoint import EndpointConfig
 from recsys.rerank.choosing import PairwiseConfig, SetwiseConfig
-from recsys.rerank.features import Ranked, compute, feature_names
+from recsys.rerank.endpoint import EndpointConfig
+from recsys.rerank.features import Ranked, compute
 from recsys.rerank.fused import FusedConfig
-from recsys.rerank.fusion import Array
+from recsys.rerank.fusion import Array, standardise
 from recsys.rerank.judge import readable
 from recsys.rerank.listwise import ListwiseConfig
 from recsys.rerank.packed import PackedConfig
 from recsys.rerank.sequence import NOTHING, EncoderSource, SequenceConfig
-from recsys.tables import Catalog, Id, Profiles, Queries
+from recsys.tables import Catalog, Profiles, Queries
 
 # Events after which an item counts half, for each mean of a history.
 HALF_LIVES = (0.7, 2.0, 8.0, 40.0)
@@ -78,15 +78,20 @@ class StudentConfig(FusedConfig, Schedule):
         """Whether the teacher does."""
         return self.teacher.needs_lm
 
+    @property
+    def honest_teacher(self) -> TeacherConfig:
+        """The teacher without what it would learn from tune's answers: the student is weighed by those."""
+        finish = {"finish": 0} if isinstance(self.teacher, SequenceConfig) else {}
+        return self.teacher.model_copy(update=finish)
+
 
 @dataclass(frozen=True)
 class StudentJudge:
     """Implements `rerank.judge.Judge`. The text encoder is loaded when the first text is read.
 
-    names  : features of candidates that it reads
-    items  : (items, width) what is known of each item; tokens : (items, dim), bias : (items,) what was learned of it
-    layers : the network's other weights, as `forward` takes them
-    counts : events by item
+    names  : features of candidates that it reads, as `features.compute` knows them
+    arrays : "items" (items, width) what is known of each item; "tokens" (items, dim) and "bias" (items,) what was
+             learned of it; "popularity" (items,); the rest are the weights that `forward` takes
     """
 
     kind: ClassVar[str] = "student"
@@ -95,18 +100,14 @@ class StudentJudge:
     config: StudentConfig
     vocab: Vocab
     names: tuple[str, ...]
-    items: Floats
-    tokens: Floats
-    bias: Floats
-    layers: Mapping[str, Floats]
-    counts: Mapping[Id, int]
+    arrays: Mapping[str, Floats]
     encoder_id: str
     encoder: EncoderSource
 
     @property
     def model_id(self) -> str:
         """Names the teacher and the encoder of its texts."""
-        return f"student of {self.config.teacher.kind} over {self.encoder_id}"
+        return f"student of '{self.config.teacher.kind}' over {self.encoder_id}"
 
     def prepare(self, heads: Sequence[pl.DataFrame], catalog: Catalog) -> None:
         """There is nothing to work out ahead."""
@@ -114,22 +115,123 @@ class StudentJudge:
     def opinions(
         self, heads: Sequence[pl.DataFrame], queries: Queries, profiles: Profiles, catalog: Catalog
     ) -> Iterator[Array]:
-        """What the teacher might say of each candidate; blocks of lists at once."""
-        width = len(self.layers["text"]) // 2
+        """What the teacher would say of each candidate."""
+        asked = {query_id: row for row, query_id in enumerate(queries.frame["query_id"].to_list())}
+        rows = np.array([asked[head["query_id"][0]] for head in heads], dtype=np.int64)
+        histories = self.vocab.histories(queries)
+        text = read(said(queries, profiles), self.encoder, self.arrays["text"].shape[0] // 2)
         for at in range(0, len(heads), ROWS):
-            some = heads[at : at + ROWS]
-            lists = Ranked(pl.concat(some), np.arange(len(some)), np.array([len(head) for head in some]))
+            lists = Ranked.joined(heads[at : at + ROWS])
+            own = rows[at : at + ROWS]
+            past = past_of(histories.take(own), self.arrays["items"])
             codes = coded(self.vocab, lists)
-            asked = lists.frame.select("query_id")[lists.starts]
-            own = Queries(asked.join(queries.frame, on="query_id", how="left", maintain_order="left"))
-            past = past_of(self.vocab.histories(own), self.items)
-            text = np.zeros((len(some), 2 * width), dtype=np.float32)
-            said = texts_read(own, profiles)
-            rows = np.flatnonzero(said != "")
-            if len(rows):
-                text[rows.real // 2, :] += 0  # pragma: no cover
-            yield from ()
+            features = features_of(self.names, lists, self.arrays["popularity"][codes])
+            tokens, bias = self.arrays["tokens"][codes], self.arrays["bias"][codes]
+            found = forward(self.arrays, past, text[own], lists.lists, tokens, bias, features)
+            yield from np.split(found.astype(np.float64), lists.starts[1:])
+
+    def save(self, folder: Path) -> None:
+        """Write JSON, Parquet and safetensors."""
+        from safetensors.numpy import save_file
+
+        folder.mkdir()
+        save_file({k: np.ascontiguousarray(v) for k, v in self.arrays.items()}, folder / "network.safetensors")
+        facts = {"config": self.config.model_dump(mode="json"), "encoder": self.encoder_id, "names": list(self.names)}
+        (folder / _FILE).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+        pl.DataFrame({"item_id": self.vocab.ids}).write_parquet(folder / "items.parquet")
+
+    @classmethod
+    def load(cls, folder: Path, encoder: EncoderSource) -> "StudentJudge":
+        """Read the folder. Errors: `BundleError` where it is damaged."""
+        from safetensors.numpy import load_file
+
+        with readable(folder, "a student reranker"):
+            facts = json.loads((folder / _FILE).read_text("utf-8"))
+            config = StudentConfig.model_validate(facts["config"])
+            names, encoder_id = tuple(map(str, facts["names"])), str(facts["encoder"])
+            vocab = Vocab(pl.read_parquet(folder / "items.parquet")["item_id"])
+            arrays = load_file(folder / "network.safetensors")
+            if set(arrays) != {*WEIGHTS, "items", "tokens", "bias", "popularity"} or len(arrays["items"]) != len(vocab):
+                raise BundleError(f"{folder}: its network is of another version: refit")
+        return cls(config, vocab, names, arrays, encoder_id, encoder)
+
+
+# The weights that `forward` reads.
+WEIGHTS = ("past", "text", "read", "linear", "features", "matches", "shift", "out")
+
+
+def forward(weights: Mapping[str, Any], past: Any, text: Any, own: Any, tokens: Any, bias: Any, features: Any) -> Any:
+    """(rows,) scores of candidates, by numpy or torch alike.
+
+    past : (lists, ...) as `past_of` gives it; text : (lists, 2 * width) vectors of request and profile, zeros for none
+    own  : (rows,) the list of each candidate; tokens : (rows, dim), bias : (rows,) and features : (rows, features) its
+    """
+    user = past @ weights["past"] + (text @ weights["text"]).clip(0) @ weights["read"]
+    heads = len(weights["matches"])
+    matches = (user[own] * tokens).reshape(len(own), heads, -1).sum(-1)
+    hidden = (features @ weights["features"] + matches @ weights["matches"] + weights["shift"]).clip(0)
+    return matches.sum(-1) + bias + features @ weights["linear"] + hidden @ weights["out"]
+
+
+def past_of(histories: Histories, items: Floats) -> Floats:
+    """(histories, HALF_LIVES * width + 1): means of the items of each, the later the heavier, and a one."""
+    n, width = len(histories), items.shape[1]
+    recent = histories.lags() < LENGTH
+    rows, lags, codes = histories.rows()[recent], histories.lags()[recent], histories.items[recent]
+    past = np.zeros((n, len(HALF_LIVES), width), dtype=np.float32)
+    if len(codes):
+        weights = 0.5 ** (lags[:, None] / np.array(HALF_LIVES, dtype=np.float32))
+        some, starts = np.unique(rows, return_index=True)
+        sums = np.add.reduceat(weights, starts, axis=0)
+        known = items[codes]
+        for place in range(len(HALF_LIVES)):
+            found = np.add.reduceat(weights[:, place, None] * known, starts, axis=0)
+            past[some, place] = found / sums[:, place, None]
+    return np.hstack([past.reshape(n, -1), np.ones((n, 1), dtype=np.float32)])
+
+
+def said(queries: Queries, profiles: Profiles) -> tuple[list[str], list[str]]:
+    """The request of each query, and the profile where there is no history; empty texts for none."""
+    requests = queries.frame["request"].str.strip_chars().to_list()
+    empty = queries.frame["history"].list.len() == 0
+    if not empty.any():
+        return requests, [""] * len(requests)
+    texts = profiles.frame.filter(pl.col("claims") != NOTHING).select("query_id", "text")
+    frame = queries.frame.select("query_id").join(texts, on="query_id", how="left", maintain_order="left")
+    told = frame.select(pl.when(empty).then(pl.col("text").fill_null("")).otherwise(pl.lit(""))).to_series()
+    return requests, told.to_list()
+
+
+def read(texts: tuple[list[str], list[str]], encoder: EncoderSource, width: int) -> Floats:
+    """(queries, 2 * width) the encoder's vectors of request and profile; zeros for empty texts.
+
+    Errors: `ModelError` where there are texts and no encoder.
+    """
+    found = np.zeros((len(texts[0]), 2 * width), dtype=np.float32)
+    for side, some in enumerate(texts):
+        rows = [row for row, text in enumerate(some) if text]
+        if rows:
+            try:
+                vectors = encoder().embed([some[row] for row in rows])
+            except ModelError:
+                raise
+            except RecsysError as error:
+                raise ModelError(f"student reranker: texts cannot be read: {error}") from error
+            found[rows, side * width : (side + 1) * width] = vectors
+    return found
 
 
 def coded(vocab: Vocab, lists: Ranked) -> Ints:
-    raise NotImplementedError
+    """(rows,) item codes. Errors: `UnknownItemError`."""
+    codes = vocab.encode(lists.frame["item_id"])
+    if (codes < 0).any():
+        stranger = lists.frame["item_id"][int(np.flatnonzero(codes < 0)[0])]
+        raise UnknownItemError(f"candidate item_id {stranger!r} is not in the catalog")
+    return codes.astype(np.int64)
+
+
+def features_of(names: Sequence[str], lists: Ranked, popularity: Floats) -> Floats:
+    """(rows, names + 1) features, standardised within each list, popularity the last of them."""
+    found = compute(names, lists, {})
+    columns = [*(found[name] for name in names), standardise(popularity.astype(np.float64), lists.sizes)]
+    return np.stack(columns, axis=1).astype(np.float32)
