@@ -29,6 +29,7 @@ from recsys.rerank import (
     PairwiseConfig,
     SequenceConfig,
     SetwiseConfig,
+    StudentConfig,
 )
 from recsys.spec import Spec
 
@@ -49,6 +50,7 @@ SEVERAL = {
     "reranker": (
         IdentityConfig,
         SequenceConfig,
+        StudentConfig,
         PackedConfig,
         ListwiseConfig,
         PairwiseConfig,
@@ -76,6 +78,8 @@ def keys_of(model: type[BaseModel]) -> set[tuple[str, str]]:
 
 
 def written(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return f'`{{"kind": {json.dumps(value.kind)}}}`'  # type: ignore[attr-defined]
     if isinstance(value, tuple) and isinstance(value[0], BaseModel):
         return "five sources" if len(value) == 5 else "?"
     return "none" if value is None else f"`{json.dumps(value)}`"

@@ -18,7 +18,7 @@ def made_lists(n: int, truth: dict[str, float], seed: int = 0) -> Lists:
     values = np.concatenate([np.stack([standardise(rng.normal(size=SIZE)) for _ in names], axis=1) for _ in range(n)])
     scores = (values @ np.array(list(truth.values()))).reshape(n, SIZE)
     gumbel = rng.gumbel(size=scores.shape)
-    return Lists(names, values, np.full(n, SIZE), (scores + gumbel).argmax(axis=1))
+    return Lists(names, values, np.full(n, SIZE), (scores + gumbel).argmax(axis=1), np.zeros(len(values)))
 
 
 def fitted(lists: Lists, **changes: object) -> tuple[dict[str, float], object]:
@@ -58,7 +58,9 @@ def test_more_certainty_keeps_more_often_to_the_candidates() -> None:
 
 
 def test_without_any_answer_in_the_lists_the_prior_is_kept() -> None:
-    empty = Lists(("score", "lm"), np.zeros((0, 2)), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    empty = Lists(
+        ("score", "lm"), np.zeros((0, 2)), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0)
+    )
     weights, report = fitted(empty, queries=40, with_answer=0)
     assert weights == {"score": 1.0, "lm": 0.0}
     assert "none of 40" in report.verdict  # type: ignore[attr-defined]
@@ -83,7 +85,7 @@ def test_a_lists_scale_of_scores_changes_nothing_because_features_are_standardis
 
 
 def test_ndcg_is_the_expected_one_where_scores_tie() -> None:
-    lists = Lists(("score",), np.zeros((6, 1)), np.array([3, 3]), np.array([0, 2]))
+    lists = Lists(("score",), np.zeros((6, 1)), np.array([3, 3]), np.array([0, 2]), np.zeros(6))
     scores = np.array([3.0, 2.0, 1.0, 5.0, 5.0, 5.0])
     assert ndcg(lists, scores).tolist() == pytest.approx([1.0, 1 / math.log2(3)])
 
@@ -94,3 +96,31 @@ def test_the_gain_counts_queries_without_their_answer_as_zero() -> None:
     half_hit = fitted(lists, queries=600, with_answer=300)[1]
     assert half_hit.gain == pytest.approx(all_hit.gain / 2)  # type: ignore[attr-defined]
     assert half_hit.candidates == pytest.approx(all_hit.candidates / 2)  # type: ignore[attr-defined]
+
+
+def test_limits_are_added_as_log_probabilities_and_nothing_is_learned_to_make_up_for_them() -> None:
+    """Lists drawn from the softmax of features plus limits: the weights are found as if the limits were not there."""
+    rng = np.random.default_rng(5)
+    lists = made_lists(400, {"score": 1.5, "lm": 0.0}, seed=5)
+    limits = np.where(rng.random(len(lists.values)) < 0.3, np.log(1e-4), 0.0)
+    scores = (1.5 * lists.values[:, 0] + limits).reshape(-1, SIZE)
+    answers = (scores + rng.gumbel(size=scores.shape)).argmax(axis=1)
+    limited = Lists(lists.names, lists.values, lists.sizes, answers, limits)
+    fusion, report = fit_fusion(
+        limited,
+        base="score",
+        lm_features=("lm",),
+        grid=GRID,
+        certainty=1.0,
+        queries=len(lists),
+        with_answer=len(lists),
+        seed=0,
+    )
+    assert abs(fusion.sharpness - 1.5) < 0.2
+    assert abs(fusion.weights["lm"]) < 0.1
+    assert report.reranked > report.candidates + 0.05
+    assert abs(report.without_lm - report.candidates) < 0.02
+    features = {"score": limited.values[:, 0], "lm": limited.values[:, 1]}
+    fused = fusion.scores(features, limits)
+    plain = fusion.scores(features)
+    np.testing.assert_allclose(fused - plain, limits / fusion.sharpness)

@@ -7,7 +7,7 @@ the history less, than without one.
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -90,11 +90,11 @@ class FusedConfig(BaseModel):
                 places = np.sort(np.random.default_rng(seed).permutation(len(some))[: self.tune_users])
                 chosen[regime] = some[places]
         read = heads.take(np.concatenate(list(chosen.values())))
-        opinions = np.zeros(len(read.frame))
-        if len(read) and "lm" in names:
+        opinions = np.zeros((len(read.frame), 2))
+        if len(read) and ("lm" in names or getattr(judge, "limits", False)):
             frames = read.frames()
             judge.prepare(frames, catalog)
-            opinions = np.concatenate(list(judge.opinions(frames, questions.queries, profiles, catalog)))
+            opinions = _told(judge.opinions(frames, questions.queries, profiles, catalog))
         fusions: dict[Regime, LinearFusion] = {}
         reports: dict[Regime, dict[str, Any]] = {}
         last = 0
@@ -133,9 +133,14 @@ class Fused:
     report: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def limits(self) -> bool:
+        """Whether the judge says what a request means, which holds whatever its opinion is worth."""
+        return bool(getattr(self.judge, "limits", False))
+
+    @property
     def asks(self) -> bool:
         """Whether the judge's opinion counts at all."""
-        return any(fusion.uses("lm") for fusion in self.fusions.values())
+        return self.limits or any(fusion.uses("lm") for fusion in self.fusions.values())
 
     @property
     def block(self) -> int:
@@ -153,19 +158,20 @@ class Fused:
         heads = lists.head(self.depth)
         regimes = regimes_of(queries)[lists.asked]
         known = np.where(np.isin(regimes, list(self.fusions)), regimes, "plain")
-        lm = np.zeros(len(heads.frame))
-        asked = np.flatnonzero(np.isin(known, [name for name, fusion in self.fusions.items() if fusion.uses("lm")]))
+        told = np.zeros((len(heads.frame), 2))
+        uses = np.isin(known, [name for name, fusion in self.fusions.items() if fusion.uses("lm")])
+        asked = np.flatnonzero(uses | (regimes == "request") & self.limits)
         if len(asked):
-            opinions = self.judge.opinions(heads.take(asked).frames(), queries, profiles, catalog)
-            lm[heads.rows(asked)] = np.concatenate(list(opinions))
+            told[heads.rows(asked)] = _told(self.judge.opinions(heads.take(asked).frames(), queries, profiles, catalog))
+        lm, limits = told.T
         sound = np.ones(len(lists), dtype=bool)
-        sound[heads.lists[~np.isfinite(lm)]] = False
+        sound[heads.lists[~np.isfinite(told).all(axis=1)]] = False
         scores = np.zeros(len(heads.frame))
         for regime, fusion in self.fusions.items():
             own = np.flatnonzero(sound & (known == regime))
             rows = heads.rows(own)
             names = [name for name in fusion.weights if fusion.uses(name)]
-            scores[rows] = fusion.scores(compute(names, heads.take(own), self.counts, lm[rows]))
+            scores[rows] = fusion.scores(compute(names, heads.take(own), self.counts, lm[rows]), limits[rows])
         if not sound.all():
             log.warning(
                 "%d of %d queries keep the candidates' order: no finite opinion by %s",
@@ -182,6 +188,7 @@ class Fused:
             "kind": self.judge.kind,
             "depth": self.depth,
             "weights": {regime: dict(fusion.weights) for regime, fusion in self.fusions.items()},
+            "sharpness": {regime: fusion.sharpness for regime, fusion in self.fusions.items()},
             "report": dict(self.report),
         }
         items = pl.DataFrame({"item_id": list(self.counts), "events": list(self.counts.values())})
@@ -205,7 +212,10 @@ class Fused:
                     f"not '{kind}' and {_FORMAT}"
                 )
             fusions: dict[Regime, LinearFusion] = {
-                regime: LinearFusion({str(name): float(weight) for name, weight in facts["weights"][regime].items()})
+                regime: LinearFusion(
+                    {str(name): float(weight) for name, weight in facts["weights"][regime].items()},
+                    float(facts["sharpness"][regime]),
+                )
                 for regime in REGIMES
                 if regime in facts["weights"] or regime == "plain"
             }
@@ -227,15 +237,23 @@ def regimes_of(queries: Queries) -> npt.NDArray[np.str_]:
     return np.array(queries.frame.select(regime).to_series().to_list(), dtype=np.str_)
 
 
-def lists_to_learn(names: Sequence[str], heads: Ranked, lm: Array, counts: Mapping[Id, int], answers: Ints) -> Lists:
+def _told(opinions: Iterable[Array]) -> Array:
+    """(rows, 2): a judge's opinions, one list after the other, and the limits beside them, 0 where it gives none."""
+    columns = [opinion if opinion.ndim == 2 else np.stack([opinion, np.zeros(len(opinion))], 1) for opinion in opinions]
+    return np.concatenate(columns)
+
+
+def lists_to_learn(names: Sequence[str], heads: Ranked, told: Array, counts: Mapping[Id, int], answers: Ints) -> Lists:
     """Features of candidate lists with their answers' rows; lists with a broken opinion are left out."""
     sound = np.ones(len(heads), dtype=bool)
-    sound[heads.lists[~np.isfinite(lm)]] = False
+    sound[heads.lists[~np.isfinite(told).all(axis=1)]] = False
     if not sound.all():
         log.warning("%d of %d lists left out: no finite number", int((~sound).sum()), len(heads))
     kept = np.flatnonzero(sound)
-    features = compute(names, heads.take(kept), counts, lm[heads.rows(kept)])
-    return Lists(tuple(names), np.stack([features[name] for name in names], axis=1), heads.sizes[kept], answers[kept])
+    lm, limits = told[heads.rows(kept)].T
+    features = compute(names, heads.take(kept), counts, lm)
+    values = np.stack([features[name] for name in names], axis=1)
+    return Lists(tuple(names), values, heads.sizes[kept], answers[kept], limits)
 
 
 def _reordered(lists: Ranked, heads: Ranked, scores: Array, sound: npt.NDArray[np.bool_]) -> pl.DataFrame:

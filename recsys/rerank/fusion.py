@@ -31,24 +31,27 @@ class Lists:
     values  : (rows, features), one list after the other, standardised within each list
     sizes   : (lists,), rows of each list
     answers : (lists,), the row of the answer within its list
+    limits  : (rows,), log probability that a row is what was asked for at all; 0 where nothing is said of that
     """
 
     names: tuple[str, ...]
     values: Array
     sizes: Ints
     answers: Ints
+    limits: Array
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def only(self, names: Sequence[str]) -> "Lists":
-        """The same lists with these features."""
+        """The same lists with these features, and without limits."""
         columns = [self.names.index(name) for name in names]
-        return Lists(tuple(names), self.values[:, columns], self.sizes, self.answers)
+        return Lists(tuple(names), self.values[:, columns], self.sizes, self.answers, np.zeros(len(self.values)))
 
     def take(self, chosen: npt.NDArray[np.bool_]) -> "Lists":
         """Some of the lists."""
-        return Lists(self.names, self.values[np.repeat(chosen, self.sizes)], self.sizes[chosen], self.answers[chosen])
+        rows = np.repeat(chosen, self.sizes)
+        return Lists(self.names, self.values[rows], self.sizes[chosen], self.answers[chosen], self.limits[rows])
 
     @property
     def starts(self) -> Ints:
@@ -85,18 +88,23 @@ class FusionReport:
 
 @dataclass(frozen=True)
 class LinearFusion:
-    """Fitted weights by feature name. A feature of weight 0 need not be computed."""
+    """Fitted weights by feature name. A feature of weight 0 need not be computed.
+
+    sharpness : natural-log odds in one unit of score, by which log probabilities are brought to the same scale
+    """
 
     weights: Mapping[str, float]
+    sharpness: float = 1.0
 
     def uses(self, name: str) -> bool:
         """Whether the feature counts."""
         return self.weights.get(name, 0.0) != 0.0
 
-    def scores(self, features: Mapping[str, Array]) -> Array:
-        """The fused score of each row; every feature that counts must be there."""
+    def scores(self, features: Mapping[str, Array], limits: Array | None = None) -> Array:
+        """The fused score of each row; every feature that counts must be there. `limits` as in `Lists`."""
         terms = np.stack([w * features[name] for name, w in self.weights.items() if w != 0.0])
-        return np.asarray(terms.sum(axis=0), dtype=np.float64)
+        fused = np.asarray(terms.sum(axis=0), dtype=np.float64)
+        return fused if limits is None else fused + limits / self.sharpness
 
 
 def standardise(values: Array, sizes: Ints | None = None) -> Array:
@@ -142,8 +150,8 @@ def fit_fusion(
     l2, candidates, reranked = _choose(lists, base, grid, certainty, folds)
     others = [name for name in lists.names if name not in lm_features]
     without_lm = _choose(lists.only(others), base, grid, certainty, folds)[2]
+    prior = _prior(lists, base)
     if l2 is not None:
-        prior = _prior(lists, base)
         found = _fit(lists, prior, l2)
         kept = dict(zip(lists.names, (found / prior.max()).tolist(), strict=True))
     share = with_answer / max(queries, 1)
@@ -161,7 +169,7 @@ def fit_fusion(
         (gain - half, gain + half),
         "",
     )
-    return LinearFusion(kept), replace(report, verdict=_verdict(report, base, lm_features))
+    return LinearFusion(kept, float(prior.max())), replace(report, verdict=_verdict(report, base, lm_features))
 
 
 def ndcg(lists: Lists, scores: Array) -> Array:
@@ -181,16 +189,16 @@ def _choose(
     unchanged = ndcg(lists, lists.values[:, lists.names.index(base)])
     if folds.max() == 0:
         return None, unchanged, unchanged
-    prior_loss, _ = _held_out(lists, base, None, folds)
+    prior_loss, prior_quality = _held_out(lists, base, None, folds)
     tries = []
     for l2 in grid:
         loss, quality = _held_out(lists, base, l2, folds)
         tries.append((float((prior_loss - loss).mean()), l2, prior_loss - loss, quality))
     gain, l2, gains, quality = max(tries, key=lambda t: t[:2])
     error = float(gains.std(ddof=1)) / math.sqrt(len(gains))
-    if gain > certainty * error and quality.mean() >= unchanged.mean():
+    if gain > certainty * error and quality.mean() >= prior_quality.mean():
         return l2, unchanged, quality
-    return None, unchanged, unchanged
+    return None, unchanged, prior_quality
 
 
 def _held_out(lists: Lists, base: str, l2: float | None, folds: Ints) -> tuple[Array, Array]:
@@ -200,7 +208,7 @@ def _held_out(lists: Lists, base: str, l2: float | None, folds: Ints) -> tuple[A
         train, held = lists.take(folds != fold), lists.take(folds == fold)
         prior = _prior(train, base)
         weights = prior if l2 is None else _fit(train, prior, l2)
-        scores = held.values @ weights
+        scores = held.values @ weights + held.limits
         loss[folds == fold] = _losses(held, scores)[0]
         quality[folds == fold] = ndcg(held, scores)
     return loss, quality
@@ -213,7 +221,9 @@ def _prior(lists: Lists, base: str) -> Array:
 
     only = np.array([float(name == base) for name in lists.names])
     best = minimize_scalar(
-        lambda t: float(_losses(lists, t * (lists.values @ only))[0].mean()), bounds=(FLAT, SHARP), method="bounded"
+        lambda t: float(_losses(lists, t * (lists.values @ only) + lists.limits)[0].mean()),
+        bounds=(FLAT, SHARP),
+        method="bounded",
     )
     return only * float(best.x)
 
@@ -224,7 +234,7 @@ def _fit(lists: Lists, prior: Array, l2: float) -> Array:
     rows = lists.starts + lists.answers
 
     def objective(weights: Array) -> tuple[float, Array]:
-        losses, shares = _losses(lists, lists.values @ weights)
+        losses, shares = _losses(lists, lists.values @ weights + lists.limits)
         expected = np.add.reduceat(shares[:, None] * lists.values, lists.starts, axis=0)
         slope = (expected - lists.values[rows]).mean(axis=0)
         away = weights - prior

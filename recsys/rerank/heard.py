@@ -58,7 +58,7 @@ def unread(reranker: Reranker) -> str | None:
     judge = primary.judge
     if isinstance(judge, Prompted) and "request" not in judge.config.conditions:
         return "its reranker was fitted without requests (reranker.conditions in the recipe)"
-    if not primary.fusions.get("request", primary.fusions["plain"]).uses("lm"):
+    if not (primary.limits or primary.fusions.get("request", primary.fusions["plain"]).uses("lm")):
         return "the weights that were fitted make nothing of the opinion that reads requests"
     return None
 

@@ -109,6 +109,8 @@ class SequenceJudge:
     """Implements `rerank.judge.Judge`. The text encoder is loaded when the first text is read."""
 
     kind: ClassVar[str] = "sequence"
+    limits: ClassVar[bool] = True
+    block: ClassVar[int] = 1024  # nothing here fails for a few queries only, but for a text encoder that is not there
 
     config: SequenceConfig
     vocab: Vocab
@@ -130,7 +132,7 @@ class SequenceJudge:
     def opinions(
         self, heads: Sequence[pl.DataFrame], queries: Queries, profiles: Profiles, catalog: Catalog
     ) -> Iterator[Array]:
-        """The logit of each candidate."""
+        """The logit of each candidate; with a request, beside it the log probability of being what it means."""
         vectors, bias = self.table
         asked = pl.Series("query_id", [head["query_id"][0] for head in heads], dtype=queries.frame["query_id"].dtype)
         own = Queries(pl.DataFrame({"query_id": asked}).join(queries.frame, on="query_id", maintain_order="left"))
@@ -142,7 +144,7 @@ class SequenceJudge:
                 raise UnknownItemError(f"candidate item_id {stranger!r} is not in the catalog")
             opinion = vectors[codes] @ user + bias[codes]
             if row in asked_of:
-                opinion = opinion + self._fits(asked_of[row], codes)
+                opinion = np.stack([opinion, self._fits(asked_of[row], codes)], axis=1)
             yield opinion.astype(np.float64)
 
     def scores(self, queries: Queries, profiles: Profiles) -> Floats:
