@@ -29,6 +29,8 @@ SLOTS = re.compile(r"\{(want|also|era|no|other|like)\}")
 FEWEST = 3
 # Items among which the one that a request likens its own to is sought, and how many of the nearest may be it.
 AMONG, NEAREST = 1000, 3
+# How often a refusal comes before what is wanted.
+FIRST = 0.15
 # "the 1990s" is also said in words.
 TENS = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
 DECADES = dict(zip(range(20, 100, 10), TENS, strict=True))
@@ -198,7 +200,7 @@ class Writer:
         kind = draw.choice([k for k in KINDS if all(able[part] for part in k.split())] or [""])
         parts = kind.split()
         request = Request("", kind=kind)
-        head = ""
+        head, opened = "", True
         if "want" in parts or "two" in parts:
             chosen = draw.sample(values, 2 if "two" in parts else 1)
             request = replace(request, wants=tuple(chosen))
@@ -214,11 +216,11 @@ class Writer:
             request = replace(request, refuses=tuple(lacked if "none" in parts else lacked[:1]))
             said = [draw.choice(facets.spoken[f]) for f in request.refuses]
             refusal = say("none" if "none" in parts else "no", draw, no=said[0], other=said[-1])
-            head = ", ".join(draw.sample([head, refusal], 2) if draw.random() < 0.2 else [head, refusal]).strip(", ")
-        opening, closing = draw.choice(self.wording.phrases["open"]), draw.choice(self.wording.phrases["close"])
-        # "looking for i hate horror" is nobody's English: what starts as a sentence is not opened.
-        if head.startswith(("i ", "i'", "n", "but", "please", "avoid", "skip", "keep", "leave", "minus", "spare")):
-            opening = ""
+            said_first = not head or draw.random() < FIRST
+            head = ", ".join([refusal, head] if said_first else [head, refusal]).strip(", ")
+            opened = not said_first  # "looking for i hate horror" is nobody's English
+        opening = draw.choice(self.wording.phrases["open"]) if opened else ""
+        closing = draw.choice(self.wording.phrases["close"])
         text = f"{opening} {head} {closing}".strip().replace(" ,", ",")
         return replace(request, text=text)
 
