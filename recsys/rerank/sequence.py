@@ -137,11 +137,13 @@ class SequenceJudge:
         asked = pl.Series("query_id", [head["query_id"][0] for head in heads], dtype=queries.frame["query_id"].dtype)
         own = Queries(pl.DataFrame({"query_id": asked}).join(queries.frame, on="query_id", maintain_order="left"))
         users, asked_of = self.users(own, profiles)
-        for row, (head, user) in enumerate(zip(heads, users, strict=True)):
-            codes = self.vocab.encode(head["item_id"])
-            if (codes < 0).any():
-                stranger = head["item_id"][int(np.flatnonzero(codes < 0)[0])]
-                raise UnknownItemError(f"candidate item_id {stranger!r} is not in the catalog")
+        items = pl.concat([head["item_id"] for head in heads])
+        found = self.vocab.encode(items)
+        if (found < 0).any():
+            stranger = items[int(np.flatnonzero(found < 0)[0])]
+            raise UnknownItemError(f"candidate item_id {stranger!r} is not in the catalog")
+        lists = np.split(found, np.cumsum([len(head) for head in heads])[:-1])
+        for row, (codes, user) in enumerate(zip(lists, users, strict=True)):
             opinion = vectors[codes] @ user + bias[codes]
             if row in asked_of:
                 opinion = np.stack([opinion, self._fits(asked_of[row], codes)], axis=1)

@@ -17,7 +17,6 @@ from pydantic import Field
 
 from recsys.data.vocab import Histories, Vocab
 from recsys.errors import BundleError, ModelError, RecsysError, UnknownItemError
-from recsys.networks.training import Schedule
 from recsys.protocols import Floats, Ints
 from recsys.rerank.choosing import PairwiseConfig, SetwiseConfig
 from recsys.rerank.endpoint import EndpointConfig
@@ -44,17 +43,18 @@ TeacherConfig = Annotated[
 ]
 
 
-class StudentConfig(FusedConfig, Schedule):
+class StudentConfig(FusedConfig):
     """How the student is built.
 
     teacher     : whose order it learns
     lists       : candidate lists that the teacher orders for it: tune's, each again with a shorter history, as often as
         it takes
-    requests    : share of the lists that come with a request in words, if the teacher reads them
+    requests    : share of the lists that come with a request in words
     told        : share of the lists that come with a profile instead of a history
     temperature : of the softmax over the teacher's standardised scores; low ones look at the first places only
-    dim, hidden : width of the vectors of users and items, and of the layers that read texts and features
-    heldout     : share of the lists that say when to stop
+    dim, hidden : width of the vectors of users and items, and of the layer that reads features
+    rate, weight_decay, batch, epochs : of AdamW, whose rate goes down to zero; lists in a batch; passes over the lists
+    heldout     : share of the lists on which the report says how well the teacher's order was learned
     """
 
     reads_text: ClassVar[bool] = True
@@ -69,9 +69,11 @@ class StudentConfig(FusedConfig, Schedule):
     temperature: float = Field(default=0.5, gt=0)
     dim: int = Field(default=64, ge=1)
     hidden: int = Field(default=32, ge=1)
-    heldout: float = Field(default=0.1, gt=0, lt=1)
-    batch: int = Field(default=32, ge=1)
+    rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
+    batch: int = Field(default=32, ge=1)
+    epochs: int = Field(default=8, ge=1)
+    heldout: float = Field(default=0.1, gt=0, lt=1)
 
     @property
     def needs_lm(self) -> bool:  # type: ignore[override]
