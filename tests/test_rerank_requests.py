@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from checks import WordEncoder, with_word_vectors
+from checks import WordEncoder, with_word_vectors, words
 from recsys.data.vocab import Vocab
 from recsys.errors import SpecError
 from recsys.networks.items import centred, item_vectors
@@ -70,10 +70,27 @@ def test_newer_and_older_are_true(writer: Writer) -> None:
         assert np.sign(writer.facets.years[item] - writer.facets.years[request.like]) == request.than
 
 
-def test_held_out_phrases_are_not_among_those_of_training() -> None:
-    trained, held = Wording.read().phrases, Wording.read(HELD_OUT).phrases
-    for kind, phrases in held.items():
-        assert not (set(phrases) - {""}) & set(trained[kind]), kind
+def said(phrase: str) -> set[str]:
+    return set(words(phrase))
+
+
+@pytest.mark.parametrize("kind", ["want", "two", "era", "no", "none", "like", "newer", "older"])
+def test_no_held_out_phrase_is_nearly_one_of_training(kind: str) -> None:
+    """Seven tenths of the words of both together, slots included, would make it the same phrase with an extra."""
+    for held in Wording.read(HELD_OUT).phrases[kind]:
+        nearest = max(Wording.read().phrases[kind], key=lambda taught: _overlap(held, taught))
+        assert _overlap(held, nearest) < 0.7, (held, nearest)
+
+
+def _overlap(one: str, other: str) -> float:
+    return len(said(one) & said(other)) / len(said(one) | said(other))
+
+
+def test_phrasings_are_split_without_overlap() -> None:
+    most, rest = Wording.read().split(0)
+    for kind, lines in Wording.read().phrases.items():
+        assert set(most.phrases[kind]) | set(rest.phrases[kind]) == set(lines)
+        assert not (set(most.phrases[kind]) & set(rest.phrases[kind])) - {""}
 
 
 def test_wording_that_lacks_a_kind_is_named(tmp_path: Path) -> None:
@@ -146,7 +163,7 @@ def test_the_interpreter_learns_what_is_wanted_and_what_is_refused(writer: Write
         for row, request in enumerate(requests):
             right[row, list(getattr(request, which))] = True
         said = meanings[which].numpy()
-        assert said[right].mean() > said[~right].mean() + 0.5, which
+        assert said[right].mean() > said[~right].mean() + 0.35, which
 
 
 def test_batch_equals_singles_in_reading_requests(writer: Writer) -> None:
@@ -160,14 +177,25 @@ def test_batch_equals_singles_in_reading_requests(writer: Writer) -> None:
 
 
 def test_titles_are_found_in_a_text_as_the_catalog_writes_them() -> None:
-    mentions = Mentions.of(["Star Wars", "Star Wars Returns", "War", "comedy", "X"])
+    mentions = Mentions.of(["Star Wars", "Star Wars Returns", "No", "comedy", "X", "Matrix, The", "七人の侍"])
     assert mentions.find("something like Star Wars, but newer") == 0
     assert mentions.find('more like "Star Wars Returns"!') == 1
     assert mentions.find("a comedy about star wars") == -1
-    assert mentions.find("War") == 2
     assert mentions.find("X") == -1
     assert mentions.find("") == -1
+    assert mentions.find("like The Matrix, please") == 5
+    assert mentions.find("like Matrix, The") == 5
+    assert mentions.find("something like 七人の侍") == 6
     assert Mentions.of([]).find("anything") == -1
+
+
+def test_a_capital_at_the_start_of_a_sentence_is_no_title() -> None:
+    mentions = Mentions.of(["No", "Big", "Big Night"])
+    assert mentions.find("No horror please") == -1
+    assert mentions.find("A comedy. Big laughs!") == -1
+    assert mentions.find('"No" was great') == 0
+    assert mentions.find("like Big but older") == 1
+    assert mentions.find("Big Night was great") == 2
 
 
 def test_a_long_request_is_read_in_pieces() -> None:
@@ -179,7 +207,7 @@ def test_a_long_request_is_read_in_pieces() -> None:
 def test_what_any_piece_says_counts(writer: Writer) -> None:
     network, names = learned(writer, 2)
     facets = writer.facets
-    ear = Ear(network, facets.names, names, facets.years, Mentions.of(facets.titles))
+    ear = Ear(True, network, facets.names, names, facets.years, Mentions.of(facets.titles))
     title = facets.titles[7]
     whole = Asked.heard([f"some comedy. no western. like {title}", "drama"], WordEncoder(), ear)
     parts = Asked.heard(["some comedy.", "no western.", f"like {title}"], WordEncoder(), ear)

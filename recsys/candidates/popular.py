@@ -187,5 +187,5 @@ class Popular(Source):
     @classmethod
     def restore(cls, vocab: Vocab, arrays: Mapping[str, npt.NDArray[Any]], options: Mapping[str, Any]) -> "Popular":
         place = (options["start"], options["width"], options["half_life"])
-        segments = Vocab(pl.Series(options["segments"], dtype=pl.String))
+        segments = Vocab(pl.Series(options.get("segments", []), dtype=pl.String))
         return cls(vocab, options["exclude_seen"], arrays["counts"], *place, segments)

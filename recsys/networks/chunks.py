@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys.data.vocab import Codes, Histories, place_in_group
 from recsys.networks.training import Batch
@@ -11,14 +12,18 @@ from recsys.networks.training import Batch
 NEAR = 10
 
 
+def held_out(histories: Histories, n: int, seed: int) -> npt.NDArray[np.int64]:
+    """The places of `n` users, drawn by seed, who have two events left when their last one is held out."""
+    able = np.flatnonzero(np.diff(histories.indptr) >= 3)
+    return np.sort(np.random.default_rng(seed).choice(able, min(n, len(able)), replace=False))
+
+
 def hold_out(histories: Histories, n: int, seed: int) -> tuple[Histories, Histories, Codes]:
     """The histories without the last event of `n` users, drawn by seed; and those users' histories and answers.
 
     Only users who have two events left to learn from are asked.
     """
-    lengths = np.diff(histories.indptr)
-    able = np.flatnonzero(lengths >= 3)
-    chosen = np.sort(np.random.default_rng(seed).choice(able, min(n, len(able)), replace=False))
+    chosen = held_out(histories, n, seed)
     last = histories.indptr[chosen + 1] - 1
     learned = histories.without(last)
     return learned, learned.take(chosen), histories.items[last]

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 Regime = Literal["plain", "request", "told"]
 REGIMES: tuple[Regime, ...] = ("plain", "request", "told")
 ENOUGH = 50  # lists with an answer from which on a regime has weights of its own; "plain" always has
-_FORMAT = 1
+_FORMAT = 2
 _FILE = "reranker.json"
 
 

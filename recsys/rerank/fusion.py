@@ -169,7 +169,9 @@ def fit_fusion(
         (gain - half, gain + half),
         "",
     )
-    return LinearFusion(kept, float(prior.max())), replace(report, verdict=_verdict(report, base, lm_features))
+    return LinearFusion(kept, float(prior.max())), replace(
+        report, verdict=_verdict(report, base, lm_features, limited=bool(lists.limits.any()))
+    )
 
 
 def ndcg(lists: Lists, scores: Array) -> Array:
@@ -259,16 +261,21 @@ def _interval(gains: Array, share: float, queries: int) -> tuple[float, float]:
     return mean, 1.96 * math.sqrt(max(variance, 0.0) / max(min(queries, round(len(gains) / max(share, 1e-9))), 1))
 
 
-def _verdict(report: FusionReport, base: str, lm_features: Sequence[str]) -> str:
+def _verdict(report: FusionReport, base: str, lm_features: Sequence[str], *, limited: bool) -> str:
     on_lists = f"{report.lists} lists of tune, cross-validated"
+    if report.l2 is None and limited:
+        return (
+            f"What requests mean is held to: NDCG@{CUTOFF} {report.candidates:.4f} as the candidates came, "
+            f"{report.reranked:.4f} with it; beyond that no weights were better than noise ({on_lists})."
+        )
     if report.l2 is None:
         return (
             "The order of the candidates is kept: on tune no weights beat it beyond noise "
-            f"({on_lists}); the LM counts nothing."
+            f"({on_lists}); the model counts nothing."
         )
     lm = sum(report.weights.get(name, 0.0) for name in lm_features)
     return (
         f"NDCG@{CUTOFF} {report.candidates:.4f} as the candidates came, {report.reranked:.4f} reranked, "
-        f"{report.without_lm:.4f} with the same features but without the LM, whose weight is {lm:.3f} beside the "
+        f"{report.without_lm:.4f} with the same features but without the model, whose weight is {lm:.3f} beside the "
         f"candidate score's {report.weights[base]:.3f} ({on_lists})."
     )

@@ -58,6 +58,8 @@ def unread(reranker: Reranker) -> str | None:
     judge = primary.judge
     if isinstance(judge, Prompted) and "request" not in judge.config.conditions:
         return "its reranker was fitted without requests (reranker.conditions in the recipe)"
+    if getattr(judge, "limits", None) is False:
+        return "its reranker was trained without requests (reranker.requests in the recipe)"
     if not (primary.limits or primary.fusions.get("request", primary.fusions["plain"]).uses("lm")):
         return "the weights that were fitted make nothing of the opinion that reads requests"
     return None

@@ -105,12 +105,12 @@ class Interpreter(nn.Module):
         with torch.inference_mode():
             for start in range(0, len(words), rows):
                 said, than = self.interpret(words.take(np.arange(start, min(len(words), start + rows))), asked)
-                found.append((said.float().softmax(-1), than.float().softmax(-1)))
-        said = torch.cat([s for s, _ in found]) if found else torch.zeros(0, len(names), 3)
+                found.append((said.float().softmax(-1)[..., 1:].clone(), than.float().softmax(-1)))
+        said = torch.cat([s for s, _ in found]) if found else torch.zeros(0, len(names), 2)
         than = torch.cat([t for _, t in found]) if found else torch.zeros(0, 3)
         return {
-            "wants": said[..., WANTED],
-            "refuses": said[..., REFUSED],
+            "wants": said[..., WANTED - 1],
+            "refuses": said[..., REFUSED - 1],
             "newer": than[:, NEWER],
             "older": than[:, OLDER],
         }

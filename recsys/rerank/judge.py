@@ -41,7 +41,7 @@ class Judge(Protocol):
         """For each candidate list, in their order, an array (rows of the list,) float64: higher is better, of any
         scale (the fusion standardises). A number that is not finite means that the model failed on that list.
 
-        A judge with the class variable `limits = True` gives (rows, 2) where a query has a request: beside the opinion
+        A judge whose attribute `limits` is true gives (rows, 2) where a query has a request: beside the opinion
         the log probability that the candidate is what was asked for, which is added as it is.
 
         heads    : candidates of one query each, best first; each query once, among `queries`

@@ -33,8 +33,11 @@ SENTENCES = 10
 PER_ITEM = 48
 # Shares of a history after which its profile is written.
 EARLIEST, LATEST = 0.2, 0.8
-# Profiles in a batch, and answers of each.
+# Profiles in a batch at most, and answers of each.
 PROFILES, ANSWERS = 32, 8
+# "Matrix, The" as catalogs sort it.
+_TURNED = re.compile(r"(.+), (The|A|An|Le|La|Les|Der|Die|Das|Il|El)")
+_QUOTES = "\"'“”„«»"
 _PIECES = re.compile(r"(?<=[.;!?])\s+|\n+")
 _SENTENCE = re.compile(r"(?<=[.!?…]) +(?=[^a-z])")
 
@@ -92,28 +95,37 @@ class Sentences:
 
 @dataclass(frozen=True)
 class Mentions:
-    """Finds the catalog's titles in a text. codes : item code by title, without the year behind it."""
+    """Finds the catalog's titles in a text. codes : item code by title, without the year; titles : by code."""
 
     codes: dict[str, int]
+    titles: tuple[str, ...]
     longest: int
 
     @classmethod
     def of(cls, titles: Sequence[str]) -> "Mentions":
-        """Titles that are written in lower case throughout, or of one sign, are left out: they are words like others.
-        Where two items share a title, the first one has it."""
+        """Titles in lower case throughout, or of one sign, are left out: they are words like others. "Matrix, The" is
+        found as "The Matrix", too. Where two items share a title, the first one has it."""
         codes: dict[str, int] = {}
         for code, title in enumerate(titles):
-            if len(title) > 1 and title != title.lower():
+            if len(title) > 1 and not title.islower():
                 codes.setdefault(title, code)
-        return cls(codes, max((title.count(" ") + 1 for title in codes), default=0))
+        for title, code in list(codes.items()):
+            if turned := _TURNED.fullmatch(title):
+                codes.setdefault(f"{turned[2]} {turned[1]}", code)
+        return cls(codes, tuple(titles), max((title.count(" ") + 1 for title in codes), default=0))
 
     def find(self, text: str) -> int:
-        """The code of the longest title in the text, -1 where there is none; written as the catalog writes it."""
-        words = text.replace('"', " ").split()
+        """The code of the longest title in the text, -1 where there is none; written as the catalog writes it. A single
+        word that begins a sentence has its capital from there, and counts only in quotes."""
+        words = text.split()
         for size in range(min(self.longest, len(words)), 0, -1):
             for start in range(len(words) - size + 1):
                 phrase = " ".join(words[start : start + size])
-                for said in (phrase, phrase.rstrip(",.;!?")):
+                bare = phrase.strip(_QUOTES)
+                first = start == 0 or words[start - 1].endswith((".", "!", "?", ";", ":"))
+                if size == 1 and first and bare == phrase.rstrip(_QUOTES):
+                    continue
+                for said in (bare, bare.rstrip(",.;!?").rstrip(_QUOTES)):
                     if said in self.codes:
                         return self.codes[said]
         return -1
@@ -170,9 +182,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Ear:
-    """What it takes to interpret a request. names : of the values; vectors : (values, dim) their encodings; years :
-    (items,)."""
+    """What it takes to interpret a request.
 
+    learned : false where nothing was learned of requests
+    names   : of the values; vectors : (values, dim) their encodings
+    years   : (items,) NaN where not known
+    """
+
+    learned: bool
     interpreter: "Interpreter"
     names: tuple[str, ...]
     vectors: Floats
@@ -232,12 +249,12 @@ class Told:
         later = vocab.histories(Queries(frame.with_columns(rest).drop("cut")))
         return cls(Sentences.of(describe.as_of(asked).frame["text"].to_list(), encoder), later.items, later.indptr)
 
-    def draw(self, rng: np.random.Generator) -> Batch:
-        """Some profiles with some of their answers."""
+    def draw(self, rng: np.random.Generator, n: int) -> Batch:
+        """`n` of the profiles with some of their answers."""
         import torch
 
         able = np.flatnonzero(np.diff(self.indptr))
-        chosen = rng.choice(able, min(PROFILES, len(able)), replace=False)
+        chosen = rng.choice(able, min(n, len(able)), replace=False)
         picked = [rng.integers(self.indptr[p], self.indptr[p + 1], ANSWERS) for p in chosen]
         return {
             **self.sentences.take(chosen),
@@ -277,7 +294,8 @@ class Lessons:
             if self._requests is not None:
                 batch |= self._asked(batch["targets"].numpy(), self._requests)
             if self._told is not None and len(self._told):
-                batch |= self._told.draw(self._rng)
+                # Each profile about once in an epoch, however many batches that has: else they are learned by heart.
+                batch |= self._told.draw(self._rng, min(PROFILES, -(-len(self._told) // len(self))))
             yield batch
 
     def _asked(self, targets: npt.NDArray[np.int64], requests: Asked) -> Batch:

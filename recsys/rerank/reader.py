@@ -27,8 +27,8 @@ from recsys.rerank.interpret import log_fits
 
 # Histories read at once.
 ROWS = 256
-# How much profiles count beside histories.
-TOLD = 1.0
+# How much a batch with so many profiles counts beside its histories.
+TOLD, PROFILES = 1.0, 32
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,8 @@ class Reader(nn.Module):
             text = {name: batch[name] for name in ("sentences", "sentences_mask")}
             found = self.read(empty.expand(len(text["sentences"]), -1), tokens, text)
             logits = self._logits(found, tokens[items], bias)[batch["told"]]
-            loss = loss + TOLD * self._answered(logits, batch["told_targets"], items).mean()
+            share = TOLD * len(found) / PROFILES
+            loss = loss + share * self._answered(logits, batch["told_targets"], items).mean()
         return loss
 
     def _rivals(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -234,7 +235,7 @@ def states_after(network: Reader, histories: Histories, tokens: Tensor) -> Tenso
     """(histories, dim): the state after each history; that before all events for an empty one."""
     length = network.size.length
     sizes = np.minimum(np.diff(histories.indptr), length)
-    found = torch.empty((len(sizes), tokens.shape[1]))
+    found = torch.empty((len(sizes), tokens.shape[1]), device=tokens.device)
     order = np.argsort(sizes, kind="stable")
     for start in range(0, len(order), ROWS):
         rows = order[start : start + ROWS]
@@ -242,6 +243,6 @@ def states_after(network: Reader, histories: Histories, tokens: Tensor) -> Tenso
         inside = place < histories.indptr[rows + 1][:, None]
         items = histories.items[np.where(inside, place, 0)] if inside.size and len(histories.items) else inside
         codes = np.where(inside, items, 0).astype(np.int64)
-        states = network.states(torch.from_numpy(codes), tokens)
-        found[rows] = states[torch.arange(len(rows)), torch.from_numpy(sizes[rows])].float()
+        states = network.states(torch.from_numpy(codes).to(tokens.device), tokens)
+        found[torch.from_numpy(rows)] = states[torch.arange(len(rows)), torch.from_numpy(sizes[rows])].float()
     return found

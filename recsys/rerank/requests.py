@@ -27,6 +27,8 @@ KINDS = ("want", "two", "want era", "era", "want no", "no", "none", "want none",
 SLOTS = re.compile(r"\{(want|also|era|no|other|like)\}")
 # A value of fewer items is too rare to be asked for, or to be refused.
 FEWEST = 3
+# Values of one attribute that can be asked for, the most frequent ones.
+MOST_VALUES = 200
 # Items among which the one that a request likens its own to is sought, and how many of the nearest may be it.
 AMONG, NEAREST = 1000, 3
 # How often a refusal comes before what is wanted.
@@ -77,7 +79,8 @@ class Facets:
         columns = plan(catalog, by_row)
         carried = expand(catalog, vocab, columns)
         sizes = carried.group_by("attribute", "value", "kind").agg(items=pl.len()).filter(pl.col("items") >= FEWEST)
-        sizes = sizes.sort("attribute", "value").with_row_index("code")
+        place = pl.struct(-pl.col("items").cast(pl.Int64), "value").rank("ordinal").over("attribute")
+        sizes = sizes.filter(place <= MOST_VALUES).sort("attribute", "value").with_row_index("code")
         places = carried.join(sizes, on=["attribute", "value", "kind"])
         table = np.zeros((len(vocab), len(sizes)), dtype=bool)
         table[places["item"].to_numpy(), places["code"].to_numpy()] = True
@@ -93,7 +96,7 @@ class Facets:
             eras,
             table,
             _years(frame, columns),
-            tuple(one_line(title, 60) for title in titles),
+            tuple(one_line(title, 200) for title in titles),
         )
 
     def __len__(self) -> int:
@@ -151,6 +154,16 @@ class Wording:
             if needed not in found:
                 raise SpecError(f"{source}: the kind [{needed}] is missing")
         return cls({kind: tuple(lines) for kind, lines in found.items()})
+
+    def split(self, seed: int) -> tuple["Wording", "Wording"]:
+        """Nine tenths of the phrasings of each kind, drawn by seed, and the rest: at least one on either side."""
+        most, rest = {}, {}
+        for kind, lines in self.phrases.items():
+            order = np.random.default_rng([seed, len(lines)]).permutation(len(lines))
+            cut = min(len(lines) - 1, -(-9 * len(lines) // 10)) or len(lines)
+            most[kind] = tuple(lines[i] for i in order[:cut])
+            rest[kind] = tuple(lines[i] for i in order[cut:]) or most[kind]
+        return Wording(most), Wording(rest)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,6 @@ class SequenceJudge:
     """Implements `rerank.judge.Judge`. The text encoder is loaded when the first text is read."""
 
     kind: ClassVar[str] = "sequence"
-    limits: ClassVar[bool] = True
     block: ClassVar[int] = 1024  # nothing here fails for a few queries only, but for a text encoder that is not there
 
     config: SequenceConfig
@@ -120,6 +119,11 @@ class SequenceJudge:
     encoder: EncoderSource
     carried: Floats
     table: tuple[Floats, Floats]
+
+    @property
+    def limits(self) -> bool:
+        """Whether requests were learned; else they are not read."""
+        return self.ear.learned
 
     @property
     def model_id(self) -> str:
@@ -168,6 +172,8 @@ class SequenceJudge:
         histories = self.vocab.histories(queries)
         vectors = torch.from_numpy(self.table[0])
         requests = queries.frame["request"].str.strip_chars()
+        if not self.limits:
+            requests = pl.Series("request", [""] * len(requests), dtype=pl.String)
         told = self._told(queries, profiles, np.diff(histories.indptr) == 0)
         asked_of: dict[int, Mapping[str, Any]] = {}
         with torch.inference_mode():
@@ -188,17 +194,18 @@ class SequenceJudge:
 
         Errors: `ModelError` where the text encoder is not to be had.
         """
-        if not requests:
+        if not requests or not self.limits:
             return []
         text = self._read(requests, [""] * len(requests))
-        titles = {code: title for title, code in self.ear.mentions.codes.items()}
+        titles = self.ear.mentions.titles
         found = []
         for row in range(len(requests)):
             said = {
                 name: [value for value, p in zip(self.ear.names, text[name][row], strict=True) if p > SURE]
                 for name in ("wants", "refuses")
             }
-            like = titles.get(int(text["like"][row]))
+            code = int(text["like"][row])
+            like = titles[code] if code >= 0 else None
             than = next((name for name in ("newer", "older") if like and text[name][row] > SURE), None)
             found.append({**said, "like": like, "than": than})
         return found
@@ -252,13 +259,13 @@ class SequenceJudge:
             "config": self.config.model_dump(mode="json"),
             "encoder": self.encoder_id,
             "values": self.ear.names,
+            "learned": self.ear.learned,
         }
         (folder / _FILE).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
-        titles = {code: title for title, code in self.ear.mentions.codes.items()}
         pl.DataFrame(
             {
                 "item_id": self.vocab.ids,
-                "title": [titles.get(code) for code in range(len(self.vocab))],
+                "title": self.ear.mentions.titles,
                 "year": self.ear.years,
             },
             schema_overrides={"title": pl.String},
@@ -286,9 +293,16 @@ class SequenceJudge:
                 found = part.load_state_dict(state, strict=False)
                 if found.unexpected_keys or {name + key for key in found.missing_keys} - _REPLACED:
                     raise BundleError(f"{folder}: its network is of another version: refit")
-            mentions = Mentions.of([title or "" for title in items["title"]])
+            mentions = Mentions.of(items["title"].to_list())
             years = items["year"].to_numpy().astype(np.float32)
-            ear = Ear(interpreter.eval(), tuple(map(str, facts["values"])), arrays["names"], years, mentions)
+            ear = Ear(
+                bool(facts["learned"]),
+                interpreter.eval(),
+                tuple(map(str, facts["values"])),
+                arrays["names"],
+                years,
+                mentions,
+            )
             carried = arrays["carried"].astype(np.float32)
         vocab, encoder_id = Vocab(items["item_id"]), str(facts["encoder"])
         return cls(config, vocab, network.eval(), ear, encoder_id, encoder, carried, table)

@@ -5,6 +5,7 @@ when held-out users' next events are guessed no better; then, on tune's question
 candidates'; last the reader goes on over all that is known.
 """
 
+import logging
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -17,10 +18,10 @@ from recsys.data.split import Questions
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.errors import SpecError
 from recsys.metrics import ndcg
-from recsys.networks.chunks import hold_out
+from recsys.networks.chunks import held_out, hold_out
 from recsys.networks.items import attribute_vectors, centred, item_vectors
 from recsys.networks.pairs import cooccurrence
-from recsys.networks.training import Schedule, fingerprint, train, workplace
+from recsys.networks.training import Batch, Schedule, fingerprint, train, workplace
 from recsys.protocols import ProfileSource, TextEncoder
 from recsys.rerank.fused import Fused
 from recsys.rerank.lessons import Asked, Ear, Lessons, Library, Mentions, Told
@@ -32,6 +33,10 @@ from recsys.tables import Candidates, Catalog, InteractionLog, Profiles, Queries
 if TYPE_CHECKING:
     from recsys.rerank.reader import Reader
 
+log = logging.getLogger(__name__)
+
+PARTS = ("without a request", "with one")
+DIVERGED = "reranker: the training diverged, its numbers are not finite: lower reranker.rate"
 # Size of the factors by which one item is likened to another in requests.
 LIKENESS = 64
 # Requests in a batch, where only their meaning is learned.
@@ -90,6 +95,7 @@ class Course:
     vocab: Vocab
     histories: Histories
     writer: Writer
+    tester: Writer  # of requests in phrasings that are not taught
     ear: Ear
     library: Library | None
     asked: Asked | None
@@ -103,7 +109,8 @@ class Course:
         histories = vocab.histories(query_histories(school.before))
         facets = Facets.of(school.catalog, vocab, histories.items)
         likeness = (item_vectors(school.catalog, vocab), cooccurrence(histories, len(vocab), LIKENESS))
-        writer = Writer(facets, Wording.read(), np.hstack([centred(vectors) for vectors in likeness]))
+        taught, kept = Wording.read().split(seed)
+        writer = Writer(facets, taught, np.hstack([centred(vectors) for vectors in likeness]))
         frequency = np.bincount(histories.items, minlength=len(vocab))
         library = (
             Library.write(writer, frequency, school.encoder, config.written, seed)
@@ -114,8 +121,19 @@ class Course:
         asked = Asked.of([r.text for r in library.requests], library.words, ear) if library is not None else None
         told = None
         if config.told:
-            told = Told.write(school.before, vocab, school.describe, school.encoder, config.told, seed)
-        return cls(config, school, seed, vocab, histories, writer, ear, library, asked, told)
+            # Without the events that say when to stop: those must be new to the network.
+            asked_last = (
+                school.before.frame["user_id"]
+                .unique(maintain_order=True)
+                .gather(held_out(histories, config.heldout, seed))
+            )
+            place = pl.int_range(pl.len()).over("user_id")
+            last = pl.col("user_id").is_in(asked_last.implode()) & (place == pl.len().over("user_id") - 1)
+            learned = InteractionLog(school.before.frame.filter(~last))
+            told = Told.write(learned, vocab, school.describe, school.encoder, config.told, seed)
+        return cls(
+            config, school, seed, vocab, histories, writer, replace(writer, wording=kept), ear, library, asked, told
+        )
 
     def explore(self) -> "Reader":
         """Train until held-out users' next events are guessed no better."""
@@ -125,7 +143,7 @@ class Course:
         network = self._network(learned)
         asked = None
         if self.asked is not None and len(answers):
-            texts = [request.text for request in self.writer.write(answers, self.seed + 1)]
+            texts = [request.text for request in self.tester.write(answers, self.seed + 1)]
             asked = Asked.of(texts, Words.of(texts, self.school.encoder), self.ear)
         quality = (lambda: heldout_quality(network, held, answers, asked)) if len(answers) else None
         self.report.update(self._run(network, learned, quality, "explore"))
@@ -143,6 +161,8 @@ class Course:
         import torch
 
         encoder = self.school.encoder
+        if not all(torch.isfinite(value).all() for value in network.state_dict().values()):
+            raise SpecError(DIVERGED)
         with torch.inference_mode():
             tokens, bias = network.eval().table()
         return SequenceJudge(
@@ -164,7 +184,7 @@ class Course:
         part[answers < 0] = 0
         asked = np.flatnonzero(part == 1) if self.library is not None else np.empty(0, dtype=np.int64)
         requests = frame["request"].to_list()
-        for place, request in zip(asked, self.writer.write(answers[asked], self.seed + 2), strict=True):
+        for place, request in zip(asked, self.tester.write(answers[asked], self.seed + 2), strict=True):
             requests[place] = request.text
         withheld = pl.Series(part == 2) & (self.told is not None)
         return Questions(
@@ -201,7 +221,11 @@ class Course:
         if not len(lessons(0)):
             return {}
         arrays = [value.detach().numpy() for value in network.state_dict().values()]
-        key = fingerprint(config, seed, histories.indptr, histories.items, *arrays)
+        texts = [
+            *([self.library.words.states] if self.library else []),
+            *([self.told.sentences.vectors] if self.told else []),
+        ]
+        key = fingerprint(config, seed, histories.indptr, histories.items, *texts, *arrays)
         with workplace(self.school.settings, key) as folder:
             trained = train(
                 network,
@@ -263,7 +287,12 @@ def learn_meanings(config: SequenceConfig, library: Library | None, facets: Face
                 folder=folder / "interpret",
                 title="requests",
             )
-    return Ear(network.eval(), facets.names, names, facets.years, Mentions.of(facets.titles))
+    return Ear(library is not None, network.eval(), facets.names, names, facets.years, Mentions.of(facets.titles))
+
+
+def on(batch: Batch, device: Any) -> Batch:
+    """The same batch on a device."""
+    return {name: value.to(device) for name, value in batch.items()}
 
 
 def heldout_quality(network: "Reader", histories: Histories, answers: Codes, asked: Asked | None) -> float:
@@ -283,17 +312,18 @@ def heldout_quality(network: "Reader", histories: Histories, answers: Codes, ask
         for text in (None, asked)[: 1 + (asked is not None)]:
             gains = []
             for rows in np.array_split(places, -(-len(places) // ROWS)):
-                batch = text.take(rows) if text is not None else None
+                batch = on(text.take(rows), tokens.device) if text is not None else None
                 logits = network.read(states[rows], tokens, batch) @ tokens.T + bias
                 if batch is not None:
                     logits = logits + log_fits(batch, network.carried, network.years)
-                scores = logits.float().numpy()
+                scores = logits.float().cpu().numpy()
                 if not np.isfinite(scores).all():
-                    raise SpecError("reranker: the training diverged, its numbers are not finite: lower reranker.rate")
+                    raise SpecError(DIVERGED)
                 own = scores[np.arange(len(rows)), answers[rows]][:, None]
                 some = histories.slice(rows[0], rows[-1] + 1)
                 scores[some.rows(), some.items] = -np.inf
                 ties = np.maximum((scores == own).sum(axis=1) - 1, 0)
                 gains.append(ndcg(pl.Series(1 + (scores > own).sum(axis=1) + ties / 2), 10))
             found.append(float(np.concatenate(gains).mean()))
+    log.info("held out, NDCG@10: %s", ", ".join(f"{part} {gain:.4f}" for part, gain in zip(PARTS, found, strict=False)))
     return float(np.mean(found))
