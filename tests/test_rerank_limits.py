@@ -204,7 +204,7 @@ def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any], says: str)
 
 def test_a_saved_judge_keeps_its_kind_and_prompt(case: Case, tmp_path: Path) -> None:
     reranker(SetwiseConfig(), HashLM()).save(tmp_path / "part")
-    with pytest.raises(BundleError, match="is a reranker of kind 'setwise' and format 1, not 'pairwise'"):
+    with pytest.raises(BundleError, match="is a reranker of kind 'setwise' and format 2, not 'pairwise'"):
         load_reranker("pairwise", tmp_path / "part", HashLM)
     unheard = replace(reranker(SetwiseConfig(), HashLM()), fusions={"plain": LinearFusion({"score": 1.0, "lm": 0.0})})
     unheard.save(tmp_path / "unheard")

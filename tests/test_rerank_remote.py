@@ -24,7 +24,7 @@ def case(world: Any, world_split: Any) -> Case:
 
 @pytest.fixture
 def lm(server: Server) -> Iterator[RemoteLM]:
-    remote = RemoteLM.connect("m", server.url, Settings(lm_timeout_s=0.5), retries=0)
+    remote = RemoteLM.connect("m", server.url, Settings(lm_timeout_s=20), retries=0)
     with remote.client:
         yield remote
 
