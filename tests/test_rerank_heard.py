@@ -89,6 +89,7 @@ def test_a_fitted_sequence_reranker_hears_requests_from_its_bundle(
 
     monkeypatch.setattr("recsys.spec.load_encoder", encoder)
     monkeypatch.setattr("recsys.bundle.load_encoder", encoder)
+    monkeypatch.setattr("recsys.rerank.train.UNDERSTOOD", 0.0)  # so short a training understands nothing
     small = {"dim": 16, "layers": 1, "length": 10, "epochs": 1, "finish": 0, "heldout": 10, "told": 5}
     reranker = {"kind": "sequence", "written": 120, "exercises": 1, "tune_users": 20, **small}
     spec = Spec.model_validate({"generator": {"kind": "popular"}, "lm": {"kind": "none"}, "reranker": reranker})
@@ -107,3 +108,18 @@ def test_a_fitted_sequence_reranker_hears_requests_from_its_bundle(
     assert became == Heard(meaning=Meaning(tuple(said["wants"]), tuple(said["refuses"]), said["like"], said["than"]))
     assert slates.frame["served_by"].unique().to_list() == ["reranker"]
     assert len(loaded) == 1, "the encoder is loaded once, not with every request"
+
+
+def test_requests_of_which_too_little_is_understood_are_not_read(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("recsys.spec.load_encoder", lambda *_: WordEncoder())
+    small = {"dim": 16, "layers": 1, "length": 10, "epochs": 1, "finish": 0, "heldout": 10, "told": 5}
+    reranker = {"kind": "sequence", "written": 60, "exercises": 1, "tune_users": 20, **small}
+    spec = Spec.model_validate({"generator": {"kind": "popular"}, "lm": {"kind": "none"}, "reranker": reranker})
+    settings = Settings(cache_dir=tmp_path / "cache", offline=True, device="cpu")
+    with caplog.at_level("WARNING"):
+        fitted = fit(tiny, spec, settings, seed=0)
+    assert "is understood: they will not be read" in caplog.text
+    assert fitted.tuning["reranker"]["training"]["understood"] < 0.3
+    assert "learned no requests" in str(unread(fitted.recommender.reranker))

@@ -64,6 +64,8 @@ def read_foreign(src: Path, form: Format, mapping: Mapped, items: Path | None = 
         if mapping:
             raise SpecError(f"--map: {src / 'dataset.toml'} maps the names already; change it there")
         return open_folder(src)
+    if form == "dataset" and not mapping and items is None:
+        return open_folder(src)  # as `check` reads it, with the segments of users
     if form == "dataset":
         return _generic(src, FORMATS, mapping, items)
     if form == "movielens":

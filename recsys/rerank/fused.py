@@ -209,7 +209,7 @@ class Fused:
             if (facts["kind"], facts["format"]) != (kind, _FORMAT):
                 raise BundleError(
                     f"{path / _FILE}: is a reranker of kind '{facts['kind']}' and format {facts['format']}, "
-                    f"not '{kind}' and {_FORMAT}"
+                    f"not '{kind}' and {_FORMAT}: refit"
                 )
             fusions: dict[Regime, LinearFusion] = {
                 regime: LinearFusion(

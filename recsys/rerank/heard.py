@@ -59,7 +59,10 @@ def unread(reranker: Reranker) -> str | None:
     if isinstance(judge, Prompted) and "request" not in judge.config.conditions:
         return "its reranker was fitted without requests (reranker.conditions in the recipe)"
     if getattr(judge, "limits", None) is False:
-        return "its reranker was trained without requests (reranker.requests in the recipe)"
+        return (
+            "its reranker learned no requests: reranker.requests is 0, the catalog has no attributes to name, or too "
+            "little was understood (the log of its fit says which)"
+        )
     if not (primary.limits or primary.fusions.get("request", primary.fusions["plain"]).uses("lm")):
         return "the weights that were fitted make nothing of the opinion that reads requests"
     return None

@@ -21,10 +21,11 @@ from recsys.metrics import ndcg
 from recsys.networks.chunks import held_out, hold_out
 from recsys.networks.items import attribute_vectors, centred, item_vectors
 from recsys.networks.pairs import cooccurrence
-from recsys.networks.training import Batch, Schedule, fingerprint, train, workplace
+from recsys.networks.training import Batch, fingerprint, train, workplace
 from recsys.protocols import ProfileSource, TextEncoder
 from recsys.rerank.fused import Fused
-from recsys.rerank.lessons import Asked, Ear, Lessons, Library, Mentions, Told
+from recsys.rerank.lessons import Asked, Ear, Lessons, Library, Told
+from recsys.rerank.meanings import learn_meanings, understood
 from recsys.rerank.requests import Facets, Wording, Writer
 from recsys.rerank.sequence import ROWS, SequenceConfig, SequenceJudge
 from recsys.settings import Settings
@@ -39,8 +40,8 @@ PARTS = ("without a request", "with one")
 DIVERGED = "reranker: the training diverged, its numbers are not finite: lower reranker.rate"
 # Size of the factors by which one item is likened to another in requests.
 LIKENESS = 64
-# Requests in a batch, where only their meaning is learned.
-EXERCISES = 64
+# Requests by which it is told how much is understood, and the share below which none is read.
+TESTED, UNDERSTOOD = 300, 0.3
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,18 @@ class Course:
             if config.requests and len(facets)
             else None
         )
-        ear = learn_meanings(config, library, facets, school, seed)
+        ear = learn_meanings(config, library, facets, school.encoder, school.settings, seed)
+        report: dict[str, Any] = {}
+        if library is not None:
+            items = np.random.default_rng(seed).choice(np.flatnonzero(frequency), TESTED).astype(np.int32)
+            report["understood"] = understood(ear, replace(writer, wording=kept).write(items, seed + 3), school.encoder)
+            if report["understood"] < UNDERSTOOD:
+                log.warning(
+                    "reranker: of what requests in new words want or refuse only %.0f%% is understood: they will not "
+                    "be read; raise reranker.written or reranker.exercises",
+                    100 * report["understood"],
+                )
+                library, ear = None, replace(ear, learned=False)
         asked = Asked.of([r.text for r in library.requests], library.words, ear) if library is not None else None
         told = None
         if config.told:
@@ -132,7 +144,18 @@ class Course:
             learned = InteractionLog(school.before.frame.filter(~last))
             told = Told.write(learned, vocab, school.describe, school.encoder, config.told, seed)
         return cls(
-            config, school, seed, vocab, histories, writer, replace(writer, wording=kept), ear, library, asked, told
+            config,
+            school,
+            seed,
+            vocab,
+            histories,
+            writer,
+            replace(writer, wording=kept),
+            ear,
+            library,
+            asked,
+            told,
+            report,
         )
 
     def explore(self) -> "Reader":
@@ -255,39 +278,6 @@ class Course:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             return Reader(items, np.bincount(learned.items, minlength=len(vocab)), self.config.size(len(vocab)))
-
-
-def learn_meanings(config: SequenceConfig, library: Library | None, facets: Facets, school: School, seed: int) -> Ear:
-    """Train the interpreter on the library's requests, whose meaning is known."""
-    import torch
-
-    from recsys.rerank.interpret import Exercises, Interpreter
-
-    names = school.encoder.embed(list(facets.names))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = Interpreter(names.shape[1])
-    if library is not None:
-        requests, words = library.requests, library.words
-
-        def exercises(epoch: int) -> Exercises:
-            rng = np.random.default_rng((seed, epoch))
-            return Exercises(requests, words, names, batch=EXERCISES, rng=rng)
-
-        schedule = Schedule(finish=config.exercises)
-        key = fingerprint(schedule, seed, words.states, words.indptr, names, facets.carried)
-        with workplace(school.settings, key) as folder:
-            train(
-                network,
-                exercises,
-                None,
-                schedule,
-                seed=seed,
-                device=school.settings.device,
-                folder=folder / "interpret",
-                title="requests",
-            )
-    return Ear(library is not None, network.eval(), facets.names, names, facets.years, Mentions.of(facets.titles))
 
 
 def on(batch: Batch, device: Any) -> Batch:
