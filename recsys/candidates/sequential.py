@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 from pydantic import Field
 
 from recsys.candidates.base import Floats, Ints, Source, Spread, block_rows, product, product_at
 from recsys.candidates.trainable import HeadStart, TrainedConfig
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.errors import SpecError
-from recsys.metrics import ndcg
-from recsys.networks.chunks import Chunks, hold_out
+from recsys.networks.chunks import Chunks, answer_gains, hold_out
 from recsys.networks.items import item_vectors
 from recsys.networks.pairs import cooccurrence
 from recsys.networks.training import Trained, fingerprint, train, workplace
@@ -182,11 +180,7 @@ def heldout_quality(network: "NextItem", histories: Histories, answers: Codes) -
         scores = states[start : start + size] @ items.T + bias
         if not np.isfinite(scores).all():
             raise SpecError(DIVERGED)
-        own = scores[np.arange(len(asked)), asked][:, None]
-        scores[some.rows(), some.items] = -np.inf
-        # A tie counts at its expected rank; an answer that had been met before counts as if it had not.
-        ties = np.maximum((scores == own).sum(axis=1) - 1, 0)
-        gains.append(ndcg(pl.Series(1 + (scores > own).sum(axis=1) + ties / 2), 10))
+        gains.append(answer_gains(scores, some, asked))
     return float(np.concatenate(gains).mean())
 
 

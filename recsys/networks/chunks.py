@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from recsys.data.vocab import Codes, Histories, place_in_group
+from recsys.metrics import ndcg
 from recsys.networks.training import Batch
+from recsys.protocols import Floats
 
 # Chunks whose lengths differ by less are not told apart when they are put side by side.
 NEAR = 10
@@ -27,6 +30,18 @@ def hold_out(histories: Histories, n: int, seed: int) -> tuple[Histories, Histor
     last = histories.indptr[chosen + 1] - 1
     learned = histories.without(last)
     return learned, learned.take(chosen), histories.items[last]
+
+
+def answer_gains(scores: Floats, histories: Histories, answers: Codes) -> npt.NDArray[np.float64]:
+    """NDCG@10 of each answer among the items that its history has not met.
+
+    scores : (histories, items); what was met is struck out in place. A tie counts at its expected rank; an answer that
+    had been met before counts as if it had not.
+    """
+    own = scores[np.arange(len(answers)), answers][:, None]
+    scores[histories.rows(), histories.items] = -np.inf
+    ties = np.maximum((scores == own).sum(axis=1) - 1, 0)
+    return ndcg(pl.Series(1 + (scores > own).sum(axis=1) + ties / 2), 10)
 
 
 class Chunks:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recsys.data.vocab import place_in_group
+from recsys.data.vocab import Codes, Vocab, place_in_group
 from recsys.errors import DataError, UnknownItemError
 from recsys.rerank.fusion import Array, Ints, standardise
 from recsys.tables import Candidates, Catalog, Id, InteractionLog, Queries, Truth
@@ -135,6 +135,15 @@ class Ranked:
         places = np.full(len(self), -1, dtype=np.int64)
         places[found["list"].to_numpy()] = found["place"].to_numpy()
         return places
+
+
+def candidate_codes(vocab: Vocab, items: pl.Series) -> Codes:
+    """The codes of candidates. Errors: `UnknownItemError` naming the first that the vocabulary lacks."""
+    codes = vocab.encode(items)
+    if (codes < 0).any():
+        stranger = items[int(np.flatnonzero(codes < 0)[0])]
+        raise UnknownItemError(f"candidate item_id {stranger!r} is not in the catalog")
+    return codes
 
 
 def texts_of(catalog: Catalog, candidates: Sequence[pl.DataFrame], queries: pl.DataFrame, column: str) -> dict[Id, str]:

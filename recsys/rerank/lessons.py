@@ -21,8 +21,6 @@ from recsys.rerank.requests import Request, Writer
 from recsys.tables import InteractionLog, Queries, query_histories
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from recsys.rerank.interpret import Interpreter, Words
 
 # Words of a request that are read together.
@@ -49,13 +47,6 @@ def pieces_of(request: str) -> list[str]:
         words = sentence.split()
         found += [" ".join(words[at : at + PIECE]) for at in range(0, len(words), PIECE)]
     return found or [""]
-
-
-def torch_of(values: npt.NDArray[Any]) -> "Tensor":
-    """A tensor over the same numbers."""
-    import torch
-
-    return torch.from_numpy(values)
 
 
 def sentences_of(text: str) -> list[str]:
@@ -146,28 +137,32 @@ class Asked:
     @classmethod
     def of(cls, texts: Sequence[str], words: "Words", ear: "Ear") -> "Asked":
         """Interpret requests whose tokens are encoded."""
+        return cls._of(texts, words.means(), ear.interpreter.meanings(words, ear.vectors), ear)
+
+    @classmethod
+    def heard(cls, texts: Sequence[str], encoder: TextEncoder, ear: "Ear") -> "Asked":
+        """Interpret what people wrote, piece by piece: a value is wanted or refused where one of the pieces says so.
+        A title is sought in the whole, since it may hold a full stop."""
+        import torch
+
+        from recsys.rerank.interpret import Words
+
+        split = [pieces_of(text) for text in texts]
+        words = Words.of([piece for text in split for piece in text], encoder)
+        starts = np.cumsum([0, *map(len, split)])[:-1]
+        vectors = np.add.reduceat(words.means(), starts)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        each = ear.interpreter.meanings(words, ear.vectors)
+        most = {name: torch.from_numpy(np.maximum.reduceat(value.numpy(), starts)) for name, value in each.items()}
+        return cls._of(texts, vectors, most, ear)
+
+    @classmethod
+    def _of(cls, texts: Sequence[str], vectors: Floats, meanings: Batch, ear: "Ear") -> "Asked":
         import torch
 
         like = np.array([ear.mentions.find(text) for text in texts], dtype=np.int64)
         years = np.where(like >= 0, ear.years[like], np.nan).astype(np.float32)
-        meanings = ear.interpreter.meanings(words, ear.vectors)
-        return cls(words.means(), like, {**meanings, "like_years": torch.from_numpy(years)})
-
-    @classmethod
-    def heard(cls, texts: Sequence[str], encoder: TextEncoder, ear: "Ear") -> "Asked":
-        """Interpret what people wrote, piece by piece: a value is wanted or refused where one of the pieces says so."""
-        from recsys.rerank.interpret import Words
-
-        split = [pieces_of(text) for text in texts]
-        flat = [piece for text in split for piece in text]
-        each = cls.of(flat, Words.of(flat, encoder), ear)
-        starts = np.cumsum([0, *map(len, split)])[:-1]
-        vectors = np.add.reduceat(each.vectors, starts)
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        like = np.array([ear.mentions.find(text) for text in texts], dtype=np.int64)  # a title may hold a full stop
-        meanings = {name: np.fmax.reduceat(value.numpy(), starts) for name, value in each.meanings.items()}
-        meanings["like_years"] = np.where(like >= 0, ear.years[like], np.nan).astype(np.float32)
-        return cls(vectors, like, {name: torch_of(value) for name, value in meanings.items()})
+        return cls(vectors, like, {**meanings, "like_years": torch.from_numpy(years)})
 
     def take(self, rows: npt.NDArray[np.integer]) -> Batch:
         """What the reader reads of some of them."""

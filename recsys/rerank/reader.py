@@ -24,11 +24,12 @@ from recsys.data.vocab import Histories
 from recsys.networks.attention import SPREAD, Attend, Block, principal_directions, spread_out
 from recsys.protocols import Floats
 from recsys.rerank.interpret import log_fits
+from recsys.rerank.lessons import PROFILES
 
 # Histories read at once.
 ROWS = 256
-# How much a batch with so many profiles counts beside its histories.
-TOLD, PROFILES = 1.0, 32
+# How much a batch that is full of profiles counts beside its histories.
+TOLD = 1.0
 
 
 @dataclass(frozen=True)

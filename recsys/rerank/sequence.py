@@ -16,9 +16,10 @@ import polars as pl
 from pydantic import Field
 
 from recsys.data.vocab import Vocab
-from recsys.errors import BundleError, ModelError, RecsysError, SpecError, UnknownItemError
+from recsys.errors import BundleError, ModelError, RecsysError, SpecError
 from recsys.networks.training import Schedule
 from recsys.protocols import Floats, TextEncoder
+from recsys.rerank.features import candidate_codes
 from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array
 from recsys.rerank.judge import readable
@@ -45,6 +46,13 @@ _FILE = "judge.json"
 def no_encoder() -> TextEncoder:
     """For where there is none. Errors: `SpecError`."""
     raise SpecError("no text encoder is given")
+
+
+def profiles_read(queries: Queries, profiles: Profiles, empty: pl.Series) -> pl.Series:
+    """The profile of each query that has no history (`empty`) and whose profile rests on something; "" for others."""
+    texts = profiles.frame.filter(pl.col("claims") != NOTHING).select("query_id", "text")
+    frame = queries.frame.select("query_id").join(texts, on="query_id", how="left", maintain_order="left")
+    return frame.select(pl.when(empty).then(pl.col("text").fill_null("")).otherwise(pl.lit(""))).to_series()
 
 
 class SequenceConfig(FusedConfig, Schedule):
@@ -142,11 +150,7 @@ class SequenceJudge:
         own = Queries(pl.DataFrame({"query_id": asked}).join(queries.frame, on="query_id", maintain_order="left"))
         users, asked_of = self.users(own, profiles)
         items = pl.concat([head["item_id"] for head in heads])
-        found = self.vocab.encode(items)
-        if (found < 0).any():
-            stranger = items[int(np.flatnonzero(found < 0)[0])]
-            raise UnknownItemError(f"candidate item_id {stranger!r} is not in the catalog")
-        lists = np.split(found, np.cumsum([len(head) for head in heads])[:-1])
+        lists = np.split(candidate_codes(self.vocab, items), np.cumsum([len(head) for head in heads])[:-1])
         for row, (codes, user) in enumerate(zip(lists, users, strict=True)):
             opinion = vectors[codes] @ user + bias[codes]
             if row in asked_of:
@@ -174,7 +178,7 @@ class SequenceJudge:
         requests = queries.frame["request"].str.strip_chars()
         if not self.limits:
             requests = pl.Series("request", [""] * len(requests), dtype=pl.String)
-        told = self._told(queries, profiles, np.diff(histories.indptr) == 0)
+        told = profiles_read(queries, profiles, pl.Series(np.diff(histories.indptr) == 0))
         asked_of: dict[int, Mapping[str, Any]] = {}
         with torch.inference_mode():
             states = states_after(self.network, histories, vectors)
@@ -217,14 +221,6 @@ class SequenceJudge:
 
         found = log_fits(asked, torch.from_numpy(self.carried[codes]), torch.from_numpy(self.ear.years[codes]))
         return np.asarray(found[0].numpy(), dtype=np.float32)
-
-    def _told(self, queries: Queries, profiles: Profiles, empty: Any) -> pl.Series:
-        """The profile of each query that has no history; an empty text for others."""
-        texts = profiles.frame.filter(pl.col("claims") != NOTHING).select("query_id", "text")
-        frame = queries.frame.select("query_id").join(texts, on="query_id", how="left", maintain_order="left")
-        return frame.select(text=pl.when(pl.Series(empty)).then(pl.col("text").fill_null("")).otherwise(pl.lit("")))[
-            "text"
-        ]
 
     def _read(self, requests: Sequence[str], told: Sequence[str]) -> dict[str, Any]:
         import torch

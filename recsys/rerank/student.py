@@ -16,17 +16,17 @@ import polars as pl
 from pydantic import Field
 
 from recsys.data.vocab import Histories, Vocab
-from recsys.errors import BundleError, ModelError, RecsysError, UnknownItemError
+from recsys.errors import BundleError, ModelError, RecsysError
 from recsys.protocols import Floats, Ints
 from recsys.rerank.choosing import PairwiseConfig, SetwiseConfig
 from recsys.rerank.endpoint import EndpointConfig
-from recsys.rerank.features import Ranked, compute
+from recsys.rerank.features import Ranked, candidate_codes, compute
 from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array, standardise
 from recsys.rerank.judge import readable
 from recsys.rerank.listwise import ListwiseConfig
 from recsys.rerank.packed import PackedConfig
-from recsys.rerank.sequence import NOTHING, EncoderSource, SequenceConfig
+from recsys.rerank.sequence import EncoderSource, SequenceConfig, profiles_read
 from recsys.tables import Catalog, Profiles, Queries
 
 # Events after which an item counts half, for each mean of a history.
@@ -198,10 +198,7 @@ def said(queries: Queries, profiles: Profiles) -> tuple[list[str], list[str]]:
     empty = queries.frame["history"].list.len() == 0
     if not empty.any():
         return requests, [""] * len(requests)
-    texts = profiles.frame.filter(pl.col("claims") != NOTHING).select("query_id", "text")
-    frame = queries.frame.select("query_id").join(texts, on="query_id", how="left", maintain_order="left")
-    told = frame.select(pl.when(empty).then(pl.col("text").fill_null("")).otherwise(pl.lit(""))).to_series()
-    return requests, told.to_list()
+    return requests, profiles_read(queries, profiles, empty).to_list()
 
 
 def read(texts: tuple[list[str], list[str]], encoder: EncoderSource, width: int) -> Floats:
@@ -225,11 +222,7 @@ def read(texts: tuple[list[str], list[str]], encoder: EncoderSource, width: int)
 
 def coded(vocab: Vocab, lists: Ranked) -> Ints:
     """(rows,) item codes. Errors: `UnknownItemError`."""
-    codes = vocab.encode(lists.frame["item_id"])
-    if (codes < 0).any():
-        stranger = lists.frame["item_id"][int(np.flatnonzero(codes < 0)[0])]
-        raise UnknownItemError(f"candidate item_id {stranger!r} is not in the catalog")
-    return codes.astype(np.int64)
+    return candidate_codes(vocab, lists.frame["item_id"]).astype(np.int64)
 
 
 def features_of(names: Sequence[str], lists: Ranked, popularity: Floats) -> Floats:

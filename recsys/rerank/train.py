@@ -17,8 +17,7 @@ import polars as pl
 from recsys.data.split import Questions
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.errors import SpecError
-from recsys.metrics import ndcg
-from recsys.networks.chunks import held_out, hold_out
+from recsys.networks.chunks import answer_gains, held_out, hold_out
 from recsys.networks.items import attribute_vectors, centred, item_vectors
 from recsys.networks.pairs import cooccurrence
 from recsys.networks.training import Batch, fingerprint, train, workplace
@@ -309,11 +308,7 @@ def heldout_quality(network: "Reader", histories: Histories, answers: Codes, ask
                 scores = logits.float().cpu().numpy()
                 if not np.isfinite(scores).all():
                     raise SpecError(DIVERGED)
-                own = scores[np.arange(len(rows)), answers[rows]][:, None]
-                some = histories.slice(rows[0], rows[-1] + 1)
-                scores[some.rows(), some.items] = -np.inf
-                ties = np.maximum((scores == own).sum(axis=1) - 1, 0)
-                gains.append(ndcg(pl.Series(1 + (scores > own).sum(axis=1) + ties / 2), 10))
+                gains.append(answer_gains(scores, histories.slice(rows[0], rows[-1] + 1), answers[rows]))
             found.append(float(np.concatenate(gains).mean()))
     log.info("held out, NDCG@10: %s", ", ".join(f"{part} {gain:.4f}" for part, gain in zip(PARTS, found, strict=False)))
     return float(np.mean(found))
