@@ -11,20 +11,18 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 from test_rerank_packed import noisy_candidates
+from test_rerank_sequence import school_of
 
 from checks import WordEncoder, assert_same_candidates, mean_ndcg, with_word_vectors
 from contracts import RerankerContract
-from recsys.candidates import PopularConfig
 from recsys.data.split import Questions
 from recsys.errors import BundleError, DataError, ModelError, SpecError, UnknownItemError
-from recsys.profiles import ProfilesConfig
 from recsys.rerank import Fallback, Fused, SequenceConfig, StudentConfig, load_reranker
 from recsys.rerank.distil import Taught, shortened, train_student, with_texts
 from recsys.rerank.features import Ranked
 from recsys.rerank.fusion import Array, LinearFusion
 from recsys.rerank.student import StudentJudge, said
 from recsys.rerank.train import School
-from recsys.settings import Settings
 from recsys.tables import Candidates, Catalog, Profiles, Queries
 
 SMALL = StudentConfig(lists=900, dim=16, hidden=16, epochs=8, rate=5e-3, tune_users=300)
@@ -63,15 +61,7 @@ def catalog(world: Any) -> Catalog:
 
 @pytest.fixture(scope="module")
 def school(world: Any, world_split: Any, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> School:
-    popular = PopularConfig().fit(world_split.fit, catalog, seed=0)
-    describe = ProfilesConfig().fit(world_split.fit, catalog, rated=world.rated, seed=0)
-    settings = Settings(cache_dir=tmp_path_factory.mktemp("school"), device="cpu", offline=True)
-    known = world_split.known
-
-    def generate(queries: Queries) -> Candidates:
-        return popular.generate(queries, 60)
-
-    return School(world_split.fit, known, catalog, describe, generate, WordEncoder(), settings)
+    return school_of(world, world_split, catalog, tmp_path_factory.mktemp("school"))
 
 
 @pytest.fixture(scope="module")
