@@ -25,6 +25,8 @@ from recsys.data.ingest import Dataset
 from recsys.data.requests import clean_request
 from recsys.errors import BundleError, SpecError, UnknownItemError, UnknownUserError
 from recsys.lm import load_encoder, load_lm
+from recsys.lm.recent import RecentEncoder
+from recsys.lm.weights import resolve
 from recsys.profiles import EvidenceProfiles
 from recsys.protocols import LanguageModel
 from recsys.recommender import Recommender
@@ -184,7 +186,8 @@ def load(path: Path, settings: Settings, *, lm: LanguageModel | None = None) -> 
         spec.reranker.kind,
         path / "reranker",
         lambda: lm or load_lm(spec.lm, settings),
-        cache(lambda: load_encoder(spec.encoder, settings)),  # asked for with every text that is read
+        cache(lambda: RecentEncoder(load_encoder(spec.encoder, settings))),  # asked for with every text that is read
+        lambda name: resolve(name, settings),
     )
     profiles = EvidenceProfiles.load(path / "profiles", catalog)
     recommender = Recommender(

@@ -82,7 +82,7 @@ def evaluate(
     with clock.step("rerank"):
         # As many candidates as the recommender would ask for.
         head = pl.col("rank") <= max(recommender.depth, k)
-        ranked = recommender.rerank(queries, Candidates(candidates.frame.filter(head)))
+        ranked = recommender.rerank(queries, Candidates(candidates.frame.filter(head)), profiles)
     with clock.step("explain"):
         slates = recommender.present(queries, ranked, min(k, len(catalog)))
     lists = {"popular": popular, "candidates": candidates, "reranked": _followed(ranked, candidates)}

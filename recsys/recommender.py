@@ -1,13 +1,15 @@
 """The line itself: queries in, explained slates out. Batch, endpoint and evaluation all run this one class."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+from recsys.candidates import counted_segments
 from recsys.errors import SpecError
 from recsys.profiles.reasons import Reasons
 from recsys.protocols import CandidateGenerator, Policy, ProfileSource, Reranker
 from recsys.rerank.fallback import Identity
 from recsys.rerank.heard import wanted
-from recsys.tables import Candidates, Catalog, Queries, Slates
+from recsys.tables import Candidates, Catalog, Profiles, Queries, Slates
 
 
 def check_k(k: int, catalog: Catalog) -> None:
@@ -37,16 +39,23 @@ class Recommender:
         candidates = self.generator.generate(queries, max(self.depth, k))
         return self.present(queries, self.rerank(queries, candidates), k)
 
-    def rerank(self, queries: Queries, candidates: Candidates) -> Candidates:
-        """The same candidates in the reranker's order, profiles as of each query."""
+    def rerank(self, queries: Queries, candidates: Candidates, profiles: Profiles | None = None) -> Candidates:
+        """The same candidates in the reranker's order, profiles as of each query: `profiles` where they are at hand."""
         if isinstance(self.reranker, Identity):
             return candidates  # nobody reads the profiles, so none are made
-        return self.reranker.rerank(queries, candidates, self.profiles.as_of(queries), self.catalog)
+        if profiles is None:
+            profiles = self.profiles.as_of(queries)
+        return self.reranker.rerank(queries, candidates, profiles, self.catalog)
 
     def present(self, queries: Queries, ranked: Candidates, k: int) -> Slates:
         """What the policy shows of a ranking, with reasons."""
         slates = self.policy.choose(ranked, self.catalog, k)
-        return self.reasons.explain(queries, slates, self.catalog, wanted(self.reranker, queries))
+        return self.reasons.explain(queries, slates, self.catalog, wanted(self.reranker, queries), self.segments)
+
+    @cached_property
+    def segments(self) -> tuple[str, ...]:
+        """The segments whose own popularity is known; who is of another gets everybody's."""
+        return counted_segments(self.generator)
 
     def candidates_only(self) -> "Recommender":
         """The same line without the reranker: cheaper, and what a failing LM falls back to."""

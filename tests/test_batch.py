@@ -313,6 +313,19 @@ def test_the_command_says_how_many_were_not_reranked(
     assert "2 users keep the candidates' order because the reranker failed on them; the same command tries" in said
 
 
+def test_without_k_a_small_catalog_is_enough_and_the_command_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = fake_bundle(tmp_path / "bundle", FakeRecommender(items=ITEMS[:4]))
+    monkeypatch.setattr("recsys.registry.open_bundle", lambda text, settings: small)
+    options = ["batch", "--bundle", "any", "--out", str(tmp_path / "out")]
+    assert command(monkeypatch, *options) == 0
+    assert capsys.readouterr().err == "note: the catalog holds 4 items: no user gets 10\n"
+    assert set(rows(tmp_path / "out")["user_id"]) == set(small.log.frame["user_id"])
+    assert command(monkeypatch, *options, "--k", "10") == 1
+    assert "k = 10 does not fit: the catalog holds 4 items" in capsys.readouterr().err
+
+
 def test_ctrl_c_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

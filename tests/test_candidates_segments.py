@@ -10,7 +10,7 @@ import pytest
 
 from checks import assert_same_candidates
 from contracts import GeneratorContract
-from recsys.candidates import FusionConfig, PopularConfig, TransitionsConfig, popular
+from recsys.candidates import FusionConfig, PopularConfig, TransitionsConfig, counted_segments, popular
 from recsys.candidates.popular import DAY, Popular
 from recsys.errors import SpecError
 from recsys.tables import Catalog, InteractionLog, Queries, adhoc_query
@@ -194,3 +194,7 @@ def test_a_fusion_passes_segments_on_and_keeps_them_when_saved(world_split: Any,
         fusion.save(tmp_path / str(above))
         assert_same_candidates(type(fusion).load(tmp_path / str(above)).generate(asked, 10), answer)
         assert fusion.config.sources[1].by_segment  # type: ignore[union-attr]
+        segments = tuple(log.frame["segment"].drop_nulls().unique().sort())
+        assert counted_segments(fusion) == segments
+        fusion.weights[1] = 0.0  # where it was left out, nobody's segment counts
+        assert counted_segments(fusion) == ()

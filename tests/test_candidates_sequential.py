@@ -288,9 +288,25 @@ def test_a_gpu_that_is_not_there_is_named(settings: Any) -> None:
         SMALL.train(ring(), catalog_of(12), seed=0, settings=asked)
 
 
-def test_heads_that_do_not_divide_the_size_are_refused() -> None:
-    with pytest.raises(SpecError, match="heads = 3 does not divide"):
-        SMALL.model_copy(update={"heads": 3}).fit(ring(), catalog_of(12), seed=0)
+@pytest.mark.parametrize(
+    ("part", "where"),
+    [
+        ('[generator]\nkind = "sequential"\nheads = 3', r"generator\.sequential\.heads: 3 does not divide dim = 128"),
+        ('[generator]\nkind = "sequential"\ndim = 9', r"generator\.sequential\.heads: 2 does not divide dim = 9"),
+        ('[generator]\nkind = "sequential"\ndim = 0\nheads = 3', r"generator\.sequential\.dim: "),
+        ('[reranker]\nkind = "sequence"\nheads = 3', r"reranker\.sequence\.heads: 3 does not divide dim = 128"),
+        (
+            '[reranker]\nkind = "student"\n[reranker.teacher]\nkind = "sequence"\nheads = 3',
+            r"reranker\.student\.teacher\.sequence\.heads: 3 does not divide",
+        ),
+    ],
+)
+def test_heads_that_do_not_divide_the_size_are_refused_with_the_recipe(tmp_path: Path, part: str, where: str) -> None:
+    from recsys.spec import load_spec
+
+    (tmp_path / "spec.toml").write_text(part + "\n")
+    with pytest.raises(SpecError, match=where):
+        load_spec(tmp_path / "spec.toml")
 
 
 def test_text_that_is_not_there_is_asked_for() -> None:

@@ -37,16 +37,18 @@ def recsys(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The command line in a process of its own, with an empty cache and no network."""
     cache = tmp_path_factory.mktemp("empty-cache")
     env = {name: value for name, value in os.environ.items() if not name.startswith("RECSYS_")}
-    env |= {"RECSYS_CACHE_DIR": str(cache), "RECSYS_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+    env |= {"RECSYS_CACHE_DIR": str(cache), "RECSYS_OFFLINE": "1", "NO_COLOR": "1"}
 
-    def run(*arguments: object, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: object, largest_file: int | None = None, columns: int = 200
+    ) -> subprocess.CompletedProcess[str]:
         code = "from recsys.cli import main; main()"
         if largest_file is not None:
             code = f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({largest_file}, {largest_file})); {code}"
         return subprocess.run(
             [sys.executable, "-c", code, "--quiet", *map(str, arguments)],
             cwd=ROOT,
-            env=env,
+            env=env | {"COLUMNS": str(columns)},
             capture_output=True,
             text=True,
             check=False,
@@ -90,9 +92,10 @@ def test_the_help_names_every_command(recsys: Run) -> None:
 
 def test_evaluate_writes_metrics_ranks_and_a_report(recsys: Run, plain_spec: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = recsys("evaluate", "data/tiny", "--spec", plain_spec, "--sample-users", 20, "--out", out)
+    done = recsys("evaluate", "data/tiny", "--spec", plain_spec, "--sample-users", 20, "--out", out, columns=60)
     assert done.returncode == 0, done.stderr
-    assert str(out) in done.stdout.replace("\n", "")
+    for file in ("metrics.json", "per_query.parquet", "slates.parquet", "report.html"):
+        assert f": {out / file}\n" in done.stdout, "a path that can be copied"
     metrics = json.loads((out / "metrics.json").read_text())
     assert {"data", "split", "stages", "lift", "seconds", "peak_rss_mb"} <= set(metrics)
     names = {

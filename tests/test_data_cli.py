@@ -80,8 +80,9 @@ def test_a_bad_folder_is_listed_row_by_row_with_exit_status_one(recsys: Callable
     ran = recsys("data", "check", bad)
     assert ran.code == 1
     assert "not usable: 4 violations" in ran.out
-    assert "interactions.csv, column 'rating': is not a finite number (1)" in ran.out
+    assert "interactions.csv, column 'rating': is not a finite number (1): row 3 'NaN'" in ran.out
     assert "items.csv, column 'title': is missing: an item needs a title (1)" in ran.out
+    assert ran.out.count("is not a finite number") == ran.out.count("is negative") == 1
     assert "1 event on 1 item that the items table lacks" in ran.out
 
 
@@ -99,7 +100,7 @@ def test_long_lists_of_violations_are_cut_on_the_screen_only(recsys: Callable[..
     ran = recsys(
         "data", "check", folder(tmp_path, f"user_id,item_id,rating\n{rows}"), "--quarantine", tmp_path / "q.parquet"
     )
-    assert "and 30 more" in ran.out
+    assert "is not a number (50): row 1 'x', row 2 'x', row 3 'x', row 4 'x', row 5 'x' and 45 more" in ran.out
     assert len(pl.read_parquet(tmp_path / "q.parquet")) == 50
 
 

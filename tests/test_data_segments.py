@@ -10,7 +10,7 @@ from folders import ITEMS, folder
 from recsys.data.check import check_dataset
 from recsys.data.importers import import_dataset
 from recsys.data.ingest import dataset_from_frames, read_dataset
-from recsys.errors import DataError
+from recsys.errors import DataError, SpecError
 
 LOG = "user_id,item_id,timestamp\n1,1,100\n1,2,200\n2,1,100\n3,2,100\n"
 TOML = '[columns]\nsegment = "job"\n'
@@ -106,6 +106,11 @@ CASES: dict[str, tuple[Any, str]] = {
     ),
     "no such column": ("user_id,age\n1,2\n", "dataset.toml: [columns] segment = 'job': no file has such a column"),
     "no rows": ("user_id,job\n", "users.csv: the table has no rows"),
+    "nobody of the log": (
+        "user_id,job\n101,a\n102,b\n",
+        "users.csv, column 'user_id': value '101' no row is of a user of interactions.csv, whose ids are such as '1'; "
+        "do both tables use the same user ids?",
+    ),
 }
 
 
@@ -143,3 +148,44 @@ def test_an_import_takes_a_segment_only_where_it_is_mapped(tmp_path: Path) -> No
     assert "segment" not in read_dataset(tmp_path / "plain").log.frame.columns
     import_dataset(path, tmp_path / "mapped", mapping={"segment": ["country"]})
     assert segments(tmp_path / "mapped") == ["FR"] * 4
+
+
+def test_a_mapped_segment_is_taken_from_the_users_table_that_has_it(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = with_users(tmp_path / "in", "id,job,age\n1,baker,30\n2,,40\n", toml=None)
+    done = import_dataset(path, tmp_path / "out", mapping={"segment": ["job"]})
+    assert segments(tmp_path / "out") == ["baker", "baker", None, None]
+    assert "ignored columns of users.csv: age" in done.notes
+
+
+def test_a_mapped_segment_is_taken_from_beside_named_files_and_from_recbole(tmp_path: Path) -> None:
+    one = with_users(tmp_path, "user_id,job\n1,baker\n", toml=None, items=ITEMS.replace("title", "title,job"))
+    log = one / "interactions.csv"
+    import_dataset(log, tmp_path / "out", items=one / "items.csv", mapping={"segment": ["job"]})
+    assert segments(tmp_path / "out") == ["baker", "baker", None, None]
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "x.inter").write_text("user_id:token\titem_id:token\n1\t1\n1\t2\n2\t1\n3\t2\n")
+    (tmp_path / "r" / "x.item").write_text("item_id:token\ttitle:token_seq\n1\tOne\n2\tTwo\n")
+    (tmp_path / "r" / "x.user").write_text("user_id:token\tgender:token\n1\tF\n3\tM\n")
+    import_dataset(tmp_path / "r", tmp_path / "again", mapping={"segment": ["gender"]})
+    assert segments(tmp_path / "again") == ["F", "F", None, "M"]
+
+
+def test_a_users_table_is_imported_as_it_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = with_users(tmp_path / "in", "user_id,segment\n1,a\n", toml=None, log=LOG.replace("user_id", "uid"))
+    import_dataset(path, tmp_path / "out", mapping={"user_id": ["uid"]})
+    assert segments(tmp_path / "out") == ["a", "a", None, None]
+
+
+def test_a_mapped_segment_that_only_items_have_is_no_segment(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    items = "item_id,title,job\n1,One,clerk\n2,Two,cook\n"
+    path = with_users(tmp_path / "in", "user_id,age\n1,30\n", toml=None, items=items)
+    message = r"--map segment=job: interactions.csv and users.csv have no such column \(found: age, item_id, timestamp"
+    with pytest.raises(SpecError, match=message):
+        import_dataset(path, tmp_path / "out", mapping={"segment": ["job"]})
+
+
+def test_users_of_whom_some_are_in_the_log_are_no_strangers(tmp_path: Path) -> None:
+    assert segments(with_users(tmp_path, "user_id,job\n8,a\n9,b\n3,c\n")) == [None, None, None, "c"]

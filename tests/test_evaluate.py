@@ -15,7 +15,7 @@ from recsys.data.split import split_log
 from recsys.errors import SpecError, StorageError
 from recsys.evaluate import evaluate, write_results
 from recsys.lm import LMConfig
-from recsys.profiles import ProfilesConfig
+from recsys.profiles import EvidenceProfiles, ProfilesConfig
 from recsys.rerank import PackedConfig
 from recsys.spec import Spec, Training, fit, load_spec
 from recsys.tables import InteractionLog
@@ -91,7 +91,11 @@ class Seen:
 def test_no_part_is_fitted_on_an_answer_that_it_is_asked_for(world, world_split, weights_settings, monkeypatch):
     seen = Seen(monkeypatch)
     spec = PLAIN.model_copy(update={"reranker": PackedConfig(depth=5, tune_users=20)})
+    described: list[int] = []
+    as_of = EvidenceProfiles.as_of
+    monkeypatch.setattr(EvidenceProfiles, "as_of", lambda own, queries: described.append(0) or as_of(own, queries))
     evaluate(world, spec, weights_settings, sample_users=20, lm=HashLM())
+    assert len(described) == 2, "profiles are made once for the reranker's fit and once for the evaluation"
     before, known = events(world_split.fit), events(world_split.known)
     # What the reranker learns from is made by parts fitted before tune; what answers test, before test.
     sources = seen.logs.pop("PopularConfig")

@@ -1,5 +1,6 @@
 """Segments through the whole line: from a folder with a table of users to the endpoint, the batch and the terminal."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from recsys import bundle as bundles
 from recsys.batch import run_batch
 from recsys.bundle import Bundle
+from recsys.candidates import PopularConfig
 from recsys.cli import app
 from recsys.errors import SpecError
 from recsys.serve.app import create_app
@@ -74,6 +76,38 @@ def test_the_batch_and_the_terminal_know_the_users_segments(bundle: Bundle, tmp_
     run_batch(bundle, [13, 21], k=1, out=tmp_path / "out", progress=False)
     assert pl.read_parquet(tmp_path / "out" / "part-*.parquet")["item_id"].to_list() == [0, 3]
     assert "Item 0" in ran("recommend", "--bundle", bundle.path, "--user", 13, "--k", 1).output
+
+
+def test_a_reason_names_the_segment_whose_counts_were_used(bundle: Bundle) -> None:
+    def why(**body: Any) -> str:
+        with TestClient(create_app(bundle)) as client:
+            return str(client.post("/v1/rank", json={"k": 1, **body}).json()["items"][0]["reason"])
+
+    assert why(history=[], segment="1") == "Popular with people in your group (1)"
+    assert why(history=[], segment=2) == "Popular with people in your group (2)"
+    assert why(history=[], segment="unheard of") == why(history=[]) == "Popular with people here"
+    line = bundle.recommender
+    plain = PopularConfig().fit(bundle.log, bundle.catalog, seed=0)
+    found = replace(line, generator=plain).recommend(bundle.adhoc([], segment="1"), 5)
+    assert not found.frame["reason"].str.contains("group").any()  # its counts are everybody's
+
+
+def test_recommend_says_that_a_segment_is_not_known(bundle: Bundle, tmp_path: Path) -> None:
+    def said(path: Path, segment: str) -> str:
+        done = ran("recommend", "--bundle", path, "--segment", segment, "--k", 1)
+        assert done.exit_code == 0, done.output
+        return str(done.stderr)
+
+    assert said(bundle.path, " 1 ") == ""
+    assert said(bundle.path, "3") == (
+        "note: segment '3' is not known to this bundle, and everybody's figures were used; known are: 1, 2\n"
+    )
+    spec = tmp_path / "spec.toml"
+    spec.write_text(SPEC.replace("by_segment = true\n", ""))
+    assert ran("fit", bundle.path.parent / "data", "--spec", spec, "--out", tmp_path / "plain").exit_code == 0
+    assert said(tmp_path / "plain", "1") == (
+        "note: this bundle has no popularity by segment (by_segment in the recipe): everybody's figures were used\n"
+    )
 
 
 def test_an_evaluation_asks_by_segment(bundle: Bundle, tmp_path: Path) -> None:

@@ -51,9 +51,13 @@ def catalog_of(titles: list[str], **columns: list[Any]) -> Catalog:
     return Catalog(pl.DataFrame({"item_id": list(range(n)), "title": titles, "text": [""] * n} | columns))
 
 
-def reasons_of(catalog: Catalog, steps: list[list[int]], like_at: float | None = None) -> Reasons:
+def reasons_of(
+    catalog: Catalog, steps: list[list[int]], like_at: float | None = None, segments: list[str | None] | None = None
+) -> Reasons:
     rows = [(user, item, ts) for user, items in enumerate(steps) for ts, item in enumerate(items)]
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "ts"], orient="row")
+    if segments is not None:
+        frame = frame.with_columns(segment=pl.Series(segments, dtype=pl.String).gather(frame["user_id"]))
     log = InteractionLog.of(frame.with_columns(event=pl.lit("interaction"), weight=pl.lit(5.0)))
     return Reasons(Known(Population.fit(log, catalog, like_at=like_at, dislike_at=None), catalog))
 
@@ -201,6 +205,56 @@ def test_what_was_asked_for_fits_one_line_and_one_slate() -> None:
     slates = slates_of([(1, 0, 1), (2, 0, 1)])
     both = found.explain(queries_of([1], [1]), slates, many, {2: [one_line(long[0], 40)]}).frame["reason"]
     assert [reason.startswith("As you asked") for reason in both] == [False, True]
+
+
+@pytest.fixture(scope="module")
+def grouped(catalog: Catalog) -> Reasons:
+    """In FR four people met Clue, and each one thing more; in DE two met Big; Emma is everybody else's."""
+    steps = [[6, 0], [6, 1], [6, 3], [6, 4], [7, 0], [7, 1], *[[2, 5]] * 9]
+    return reasons_of(catalog, steps, segments=["FR"] * 4 + ["DE"] * 2 + [None] * 9)
+
+
+def of_group(reasons: Reasons, catalog: Catalog, segment: str | None, *segments: str, item: int, history: Any) -> str:
+    frame = queries_of(history).frame.with_columns(segment=pl.lit(segment, dtype=pl.String))
+    found = reasons.explain(Queries(frame), slates_of([(1, item, 1)]), catalog, segments=segments)
+    return str(found.frame["reason"].item())
+
+
+def test_what_is_popular_within_the_users_segment_is_said_to_be(grouped: Reasons, catalog: Catalog) -> None:
+    assert of_group(grouped, catalog, "FR", "DE", "FR", item=6, history=[]) == "Popular with people in your group (FR)"
+    assert of_group(grouped, catalog, "FR", "FR", item=6, history=[2]) == "Popular with people in your group (FR)"
+    assert of_group(grouped, catalog, "FR", "FR", item=6, history=[7]) == 'Because you chose "Big": also Comedy'
+
+
+@pytest.mark.parametrize(
+    ("segment", "counted", "item"),
+    [
+        ("FR", [], 6),
+        ("FR", ["DE"], 6),
+        (None, ["FR"], 6),
+        ("XX", ["FR", "XX"], 6),
+        ("FR", ["FR"], 1),
+        ("DE", ["DE"], 7),
+    ],
+    ids=["none counted", "others counted", "no segment", "not in the log", "rare there", "of two people only"],
+)
+def test_a_segment_is_named_only_where_its_own_counts_bear_it_out(
+    grouped: Reasons, catalog: Catalog, segment: str | None, counted: list[str], item: int
+) -> None:
+    assert "group" not in of_group(grouped, catalog, segment, *counted, item=item, history=[])
+
+
+def test_what_everybody_likes_is_not_ascribed_to_the_segment(grouped: Reasons, catalog: Catalog) -> None:
+    assert of_group(grouped, catalog, "FR", "FR", item=2, history=[]) == "Popular with people here"
+
+
+def test_a_long_segment_fits_one_line(catalog: Catalog) -> None:
+    name = "people of a very long name\n" * 9
+    found = reasons_of(catalog, [[6, 0], [6, 1], [6, 3], [6, 4]], segments=[name] * 4)
+    reason = of_group(found, catalog, name, name, item=6, history=[])
+    assert reason.startswith("Popular with people in your group (people of a very long name")
+    assert len(reason) <= 100
+    assert "\n" not in reason
 
 
 def test_no_slates_give_no_reasons(reasons: Reasons, catalog: Catalog) -> None:

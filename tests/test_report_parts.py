@@ -1,5 +1,6 @@
 """The parts of the report, each by itself: colours, plots, words."""
 
+import io
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recsys.report import plots, words
+from recsys.report import plots, stage_table, words
 
 
 def colours(css: str) -> Iterator[dict[str, str]]:
@@ -121,3 +122,23 @@ def test_what_a_fit_found_is_said_of_what_was_fitted() -> None:
     )
     assert words.input_name("lm", "sequence") == "opinion of the sequence network"
     assert words.input_name("score", "sequence") == "score"
+
+
+def test_the_terminal_table_fits_eighty_columns_where_all_is_found() -> None:
+    from rich.console import Console
+
+    stage = dict.fromkeys(words.METRICS, 1.0) | {"popularity@10": 12_345.6789}
+    stage |= {"ci95": {name: [0.9996, 1.0] for name in words.METRICS if name.startswith(("ndcg", "recall", "mrr"))}}
+    lift = {"delta": 0.0, "ci95": [0.0, 0.0], "relative": 0.0, "p": 1.0}
+    found = {
+        "stages": dict.fromkeys(words.STAGES, stage),
+        "lift": {"ndcg@10": lift},
+        "run": {"spec": {"reranker": {"kind": "sequence"}}},
+    }
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(stage_table(found))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert text.count("1.0000 [1.00, 1.00]") == 3 * 5
+    assert "Popularity@10" in text
+    assert text.count("12,345.6789") == 3

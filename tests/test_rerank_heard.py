@@ -50,7 +50,7 @@ def test_a_meaning_is_one_line() -> None:
     meaning = Meaning(("comedy", "the 1990s"), ("horror",), "Heat", "newer")
     assert str(meaning) == 'wants comedy, the 1990s; refuses horror; like "Heat"; newer than "Heat"'
     assert str(Meaning(refuses=("war",))) == "refuses war"
-    assert str(Meaning()) == "names nothing that this catalog tells apart"
+    assert str(Meaning()).startswith("names nothing that this catalog tells apart")
 
 
 def test_a_model_that_fails_is_no_meaning_and_no_crash(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
@@ -82,10 +82,16 @@ def test_a_fitted_sequence_reranker_hears_requests_from_its_bundle(
     tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[int] = []
+    read: list[Any] = []
+
+    class Counting(WordEncoder):
+        def states(self, texts: Any, max_tokens: int) -> Any:
+            read.append(list(texts))
+            return super().states(texts, max_tokens)
 
     def encoder(*_: Any) -> WordEncoder:
         loaded.append(1)
-        return WordEncoder()
+        return Counting()
 
     monkeypatch.setattr("recsys.spec.load_encoder", encoder)
     monkeypatch.setattr("recsys.bundle.load_encoder", encoder)
@@ -101,9 +107,10 @@ def test_a_fitted_sequence_reranker_hears_requests_from_its_bundle(
     loud = Fallback(replace(line.reranker.primary, fusions={"plain": OPINION}))
     path = bundles.write(tmp_path / "bundle", replace(line, reranker=loud), tiny, spec=spec)
     bundle = bundles.load(path, settings)
-    del loaded[:]
+    del loaded[:], read[:]
     slates = bundle.recommender.recommend(bundle.queries([1, 2], [WISH, ""]), 5)
     became = heard(bundle.recommender.reranker, WISH, slates)
+    assert read == [[WISH]], "the request is encoded once for its order, its reasons and what is said of it"
     (said,) = line.reranker.primary.judge.understood([WISH])  # type: ignore[attr-defined]
     assert became == Heard(meaning=Meaning(tuple(said["wants"]), tuple(said["refuses"]), said["like"], said["than"]))
     assert slates.frame["served_by"].unique().to_list() == ["reranker"]

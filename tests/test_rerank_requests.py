@@ -1,5 +1,6 @@
 """Requests that are written for training, and what is understood of requests."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from checks import WordEncoder, with_word_vectors, words
 from recsys.data.vocab import Vocab
 from recsys.errors import SpecError
 from recsys.networks.items import centred, item_vectors
+from recsys.rerank.hearing import Ear, Mentions, pieces_of
 from recsys.rerank.interpret import DOUBT, Exercises, Interpreter, Words, log_fits
-from recsys.rerank.lessons import Asked, Ear, Mentions, pieces_of, sentences_of
+from recsys.rerank.lessons import sentences_of
+from recsys.rerank.likeness import Likeness
 from recsys.rerank.requests import KINDS, Facets, Request, Wording, Writer
 from recsys.tables import Catalog
 
@@ -77,8 +80,9 @@ def said(phrase: str) -> set[str]:
 @pytest.mark.parametrize("kind", ["want", "two", "era", "no", "none", "like", "newer", "older"])
 def test_no_held_out_phrase_is_nearly_one_of_training(kind: str) -> None:
     """Seven tenths of the words of both together, slots included, would make it the same phrase with an extra."""
+    phrases = [taught for taught in Wording.read().phrases[kind] if taught != f"{{{kind}}}"]  # a value alone is none
     for held in Wording.read(HELD_OUT).phrases[kind]:
-        nearest = max(Wording.read().phrases[kind], key=lambda taught: _overlap(held, taught))
+        nearest = max(phrases, key=lambda taught: _overlap(held, taught))
         assert _overlap(held, nearest) < 0.7, (held, nearest)
 
 
@@ -207,15 +211,28 @@ def test_a_long_request_is_read_in_pieces() -> None:
 def test_what_any_piece_says_counts(writer: Writer) -> None:
     network, names = learned(writer, 2)
     facets = writer.facets
-    ear = Ear(True, network, facets.names, names, facets.years, Mentions.of(facets.titles))
+    likeness = replace(Likeness.of(np.eye(len(facets.years), 64, dtype=np.float32)), keen=2.0)
+    carried = facets.carried.astype(np.float32)
+    ear = Ear(True, network, facets.names, names, carried, facets.years, Mentions.of(facets.titles), likeness)
     title = facets.titles[7]
-    whole = Asked.heard([f"some comedy. no western. like {title}", "drama"], WordEncoder(), ear)
-    parts = Asked.heard(["some comedy.", "no western.", f"like {title}"], WordEncoder(), ear)
+    whole = ear.hear([f"some comedy. no western. like {title}", "drama"], WordEncoder())
+    parts = ear.hear(["some comedy.", "no western.", f"like {title}"], WordEncoder())
     for name in ("wants", "refuses", "newer", "older"):
         np.testing.assert_allclose(whole.meanings[name][0], parts.meanings[name].amax(dim=0), atol=1e-5)
     assert whole.like.tolist() == [7, -1]
     assert whole.meanings["like_years"][0] == facets.years[7]
     assert torch.isnan(whole.meanings["like_years"][1])
+    assert not whole.meanings["alike"][0].any()  # what it names is all that counts
+
+
+def test_how_far_likeness_goes_is_learned() -> None:
+    rng = np.random.default_rng(0)
+    texts = rng.normal(size=(200, 64)).astype(np.float32)
+    answers = np.arange(150, dtype=np.int32)
+    likeness = Likeness.of(texts)
+    said = texts[answers] + rng.normal(size=(150, 64)).astype(np.float32)
+    assert likeness.learn(said, answers).keen >= 8
+    assert likeness.learn(said[::-1], answers).keen <= 1
 
 
 def test_sentences_of_a_profile() -> None:

@@ -33,7 +33,7 @@ SMALL = SequenceConfig(
     finish=1,
     heldout=100,
     written=1500,
-    exercises=8,
+    exercises=16,
     told=150,
     rate=3e-3,
     dropout=0.1,
@@ -203,7 +203,7 @@ def test_a_profile_that_rests_on_nothing_is_not_read(judge: SequenceJudge, schoo
 def test_what_is_refused_falls_behind_and_what_is_wanted_comes_first(judge: SequenceJudge, case: Case) -> None:
     queries, _, profiles, _ = case
     frame = queries.frame.filter(pl.col("history").list.len() > 0)
-    carried = judge.carried[:, judge.ear.names.index("comedy")] > 0
+    carried = judge.ear.carried[:, judge.ear.names.index("comedy")] > 0
     plain = judge.scores(Queries(frame.with_columns(request=pl.lit(""))), profiles)
     gained = {
         text: judge.scores(Queries(frame.with_columns(request=pl.lit(text))), profiles) - plain

@@ -166,9 +166,19 @@ def test_a_bad_request_names_its_field(
     assert str(bundle.path) not in answer.text
 
 
-def test_the_message_for_neither_or_both_names_both_fields(client: TestClient) -> None:
-    detail = client.post("/v1/rank", json={"k": 3}).json()["detail"]
-    assert detail[0]["msg"] == "give exactly one of 'user_id' and 'history'"
+@pytest.mark.parametrize("body", [{"k": 3}, {"request": " "}, {"user_id": None, "segment": None}])
+def test_the_message_for_nobody_names_what_would_do(client: TestClient, body: Any) -> None:
+    detail = client.post("/v1/rank", json=body).json()["detail"]
+    message = "give 'user_id' or 'history'; for a visitor without a past 'segment' or 'request' will do"
+    assert detail[0]["msg"] == message
+
+
+def test_a_newcomer_is_served_by_a_segment_or_a_request_alone(client: TestClient) -> None:
+    for known in ({"segment": "FR"}, {"request": "something light"}, {"segment": 1, "request": "something light"}):
+        assert (
+            client.post("/v1/rank", json=known).json() == client.post("/v1/rank", json={"history": [], **known}).json()
+        )
+        assert len(client.post("/v1/rank", json=known).json()["items"]) == 10
 
 
 @pytest.mark.parametrize(

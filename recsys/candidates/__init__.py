@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from recsys.candidates.sequential import Sequential, SequentialConfig
 from recsys.candidates.sources import SOURCES, SourceConfig
 from recsys.candidates.transitions import Transitions, TransitionsConfig
 from recsys.candidates.twotower import TwoTower, TwoTowerConfig
+from recsys.protocols import CandidateGenerator
 
 __all__ = [
     "GENERATORS",
@@ -43,6 +44,7 @@ __all__ = [
     "TransitionsConfig",
     "TwoTower",
     "TwoTowerConfig",
+    "counted_segments",
     "load_generator",
 ]
 
@@ -54,3 +56,12 @@ GENERATORS: Mapping[str, type[AnyGenerator]] = {**SOURCES, Fusion.kind: Fusion}
 def load_generator(kind: str, path: Path) -> AnyGenerator:
     """Read a saved generator of a known kind."""
     return GENERATORS[kind].load(path)
+
+
+def counted_segments(generator: CandidateGenerator) -> tuple[str, ...]:
+    """The segments whose own counts have a part in what a generator proposes, in order."""
+    sources: list[Any] = [generator]
+    if isinstance(generator, Fusion):
+        weighted = zip(generator.sources.values(), generator.weights, strict=True)
+        sources = [source for source, weight in weighted if weight]
+    return tuple(sorted({s for source in sources if isinstance(source, Popular) for s in source.segments.ids}))

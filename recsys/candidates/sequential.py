@@ -21,7 +21,7 @@ from recsys.errors import SpecError
 from recsys.networks.chunks import Chunks, answer_gains, hold_out
 from recsys.networks.items import item_vectors
 from recsys.networks.pairs import cooccurrence
-from recsys.networks.training import Trained, fingerprint, train, workplace
+from recsys.networks.training import Heads, Trained, fingerprint, train, workplace
 from recsys.settings import Settings, load_settings
 from recsys.tables import Catalog, InteractionLog, query_histories
 
@@ -47,7 +47,7 @@ class SequentialConfig(TrainedConfig):
     kind: Literal["sequential"] = "sequential"
     dim: int = Field(default=128, ge=4)
     layers: int = Field(default=2, ge=1)
-    heads: int = Field(default=2, ge=1)
+    heads: Heads = 2
     length: int = Field(default=100, ge=1)
     dropout: float = Field(default=0.25, ge=0, lt=1)
     use_text: bool = True
@@ -69,9 +69,7 @@ class SequentialConfig(TrainedConfig):
         settings: Settings | None = None,
         start: HeadStart | None = None,
     ) -> "Sequential":
-        """Errors: `SpecError` where `heads` does not divide `dim`, or the text that is asked for is not there."""
-        if self.dim % self.heads:
-            raise SpecError(f"generator.heads = {self.heads} does not divide generator.dim = {self.dim}")
+        """Errors: `SpecError` where the text that is asked for is not there."""
         settings = settings or load_settings()
         vocab = Vocab.of_items(catalog)
         histories = vocab.histories(query_histories(log))

@@ -8,6 +8,7 @@ import typer
 from recsys.data.counted import counted
 
 if TYPE_CHECKING:
+    import polars as pl
     from rich.console import Console
 
     from recsys.data.check import CheckReport, Stats
@@ -18,7 +19,7 @@ QuarantineOption = Annotated[
     Path | None, typer.Option(help="write the bad rows with reasons to this .parquet or .csv file")
 ]
 ReplaceOption = Annotated[bool, typer.Option("--replace", help="replace a folder that is there")]
-SHOWN = 20  # violations that are printed; the rest is counted
+SHOWN = 5  # rows of each violation that are printed; the rest is counted
 
 
 @app.command()
@@ -151,7 +152,6 @@ def synth(
 
 def _show(report: "CheckReport", console: "Console") -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     console.print(
         f"[bold]{escape(report.name)}[/bold]" + (f"   licence: {escape(report.licence)}" if report.licence else "")
@@ -163,25 +163,27 @@ def _show(report: "CheckReport", console: "Console") -> None:
     if not len(report.violations):
         return
     console.print()
-    kinds = report.violations.group_by("file", "column", "reason", maintain_order=True).len()
-    for file, column, reason, count in kinds.iter_rows():
+    cut = False
+    for (file, column, reason), rows in report.violations.group_by("file", "column", "reason", maintain_order=True):
         place = file if column is None else f"{file}, column '{column}'"
-        console.print(f"violation: {place}: {reason} ({count:,})", markup=False)
-    table = Table(
-        "file",
-        "row",
-        "column",
-        "value",
-        "reason",
-        title="violations (rows count from 1, without the header)",
-        title_justify="left",
-    )
-    for file, row, column, value, reason in report.violations.head(SHOWN).iter_rows():
-        cells = (file, "" if row is None else f"{row:,}", column or "", "" if value is None else value[:60], reason)
-        table.add_row(*(escape(cell) for cell in cells))
-    console.print(table)
-    if len(report.violations) > SHOWN:
-        console.print(f"... and {len(report.violations) - SHOWN:,} more; --quarantine FILE writes them all")
+        console.print(f"violation: {place}: {reason}{_examples(rows)}", markup=False)
+        cut |= len(rows) > SHOWN
+    if report.violations["row"].is_not_null().any():
+        console.print("rows count from 1, without the header" + ("; --quarantine FILE writes them all" if cut else ""))
+
+
+def _examples(rows: "pl.DataFrame") -> str:
+    """How many rows break a rule, and the first few with their values; of a fault of the whole column its example."""
+    found = [
+        f"row {row:,}" + ("" if value is None else f" {value[:60]!r}")
+        for row, value in rows.select("row", "value").head(SHOWN).iter_rows()
+        if row is not None
+    ]
+    if not found:
+        value = rows["value"][0]
+        return "" if value is None else f" (here {value[:60]!r})"
+    more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
+    return f" ({len(rows):,}): {', '.join(found)}{more}"
 
 
 def _show_stats(stats: "Stats", console: "Console") -> None:

@@ -1,6 +1,8 @@
 """`recsys fit`, `recsys evaluate`, `recsys recommend`: the line itself."""
 
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 DataArgument = Annotated[str, typer.Argument(help="a dataset folder, or the name of a fetched one (ml-100k)")]
 SpecOption = Annotated[Path, typer.Option("--spec", help="the recipe, a TOML file")]
 SeedOption = Annotated[int, typer.Option(help="seed of everything random")]
+SHOWN = 10  # segments that are named
 
 
 def _dataset(data: str, settings: "Settings") -> "Dataset":
@@ -94,14 +97,14 @@ def evaluate(
     write_results(found, out)
     console = Console()
     console.print(stage_table(found.metrics))
-    console.print(
-        f"metrics : {out / 'metrics.json'}\nper query: {out / 'per_query.parquet'}\nslates  : {out / 'slates.parquet'}"
-    )
+    # Paths are not broken at the edge of the terminal: they are to be copied.
+    say = partial(console.print, markup=False, soft_wrap=True)
+    say(f"metrics : {out / 'metrics.json'}\nper query: {out / 'per_query.parquet'}\nslates  : {out / 'slates.parquet'}")
     if report:
         from recsys.report.assemble import report_data
 
         write_report(out / "report.html", report_data(found, dataset))
-        console.print(f"report  : {out / 'report.html'}")
+        say(f"report  : {out / 'report.html'}")
     if bundle_out is not None:
         outside = f", nor of users and items outside the {k_core}-core" if k_core else ""
         bundle.write(
@@ -113,7 +116,7 @@ def evaluate(
             metrics=found.metrics["stages"],
             replace=replace,
         )
-        console.print(f"bundle  : {bundle_out}  (knows nothing of the test events{outside})")
+        say(f"bundle  : {bundle_out}  (knows nothing of the test events{outside})")
 
 
 def recommend(
@@ -154,6 +157,8 @@ def recommend(
     lately = ", ".join(title or "?" for title in recent["title"])
     console.print("A visitor without a past" if user is None else f"User {user}, lately: {lately}", markup=False)
     console.print(f"\n{profile}\n", markup=False)
+    if segment is not None and (why := _not_counted(segment.strip(), opened.recommender.segments)):
+        print(f"note: {why}", file=sys.stderr)
     if asked := queries.frame["request"][0]:
         became = heard(opened.recommender.reranker, asked, slates)
         if became.unread:
@@ -164,6 +169,16 @@ def recommend(
         console.print("Nothing is left to recommend: everything that could be proposed was met before.")
         return
     console.print(_slate(slates.frame.join(titles, on="item_id", maintain_order="left")))
+
+
+def _not_counted(segment: str, known: Sequence[str]) -> str:
+    """Why a visitor's segment changed nothing; empty where its own counts were used."""
+    if not known:
+        return "this bundle has no popularity by segment (by_segment in the recipe): everybody's figures were used"
+    if segment in known:
+        return ""
+    some = ", ".join(known[:SHOWN]) + (f" and {len(known) - SHOWN} more" if len(known) > SHOWN else "")
+    return f"segment {segment!r} is not known to this bundle, and everybody's figures were used; known are: {some}"
 
 
 def _slate(rows: "pl.DataFrame") -> "Table":

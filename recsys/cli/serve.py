@@ -6,19 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recsys.data.counted import counted
+
 if TYPE_CHECKING:
     from recsys.batch import BatchReport, UserList
 
 BundleOption = Annotated[str, typer.Option(help="a bundle's folder, or models:/NAME@ALIAS")]
 
-SHOWN = 5
+SHOWN = 5  # unknown ids that are named
+USUAL = 10  # items per user
 
 
 def batch(
     bundle: BundleOption,
     out: Annotated[Path, typer.Option(help="folder for the Parquet shards; the same one again goes on")],
     users: Annotated[str, typer.Option(help="all, or a file: one id per line, or CSV or Parquet with user_id")] = "all",
-    k: Annotated[int, typer.Option(help="items per user")] = 10,
+    k: Annotated[int | None, typer.Option(help="items per user; 10, or all where there are fewer")] = None,
     rerank_users: Annotated[
         int | None, typer.Option(min=0, help="rerank only the first N users; the rest get the candidates' order")
     ] = None,
@@ -42,7 +45,7 @@ def batch(
         report = run_batch(
             opened,
             chosen.ids,
-            k=k,
+            k=min(USUAL, len(opened.catalog)) if k is None else k,
             out=out,
             rerank_users=rerank_users,
             shard_size=shard_size,
@@ -52,6 +55,8 @@ def batch(
     except KeyboardInterrupt:
         print(f"stopped: {out} holds whole shards only; the same command goes on from there", file=sys.stderr)
         raise typer.Exit(130) from None
+    if k is None and len(opened.catalog) < USUAL:
+        print(f"note: the catalog holds {counted(len(opened.catalog), 'item')}: no user gets {USUAL}", file=sys.stderr)
     _show(report, chosen)
 
 

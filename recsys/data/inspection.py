@@ -64,7 +64,7 @@ def inspect(source: Source, *, now: float | None = None) -> Inspection:
     orphans, dropped = (0, 0), 0
     if not violations["row"].is_null().any():
         orphans, dropped, strangers = _orphans(log, items)
-        violations = pl.concat([strangers, violations])
+        violations = pl.concat([strangers, *([_strangers(log, users)] if users else []), violations])
     notes = (*source.notes, *log.notes, *items.notes)
     return Inspection(source, log, items, users, violations, clock, rated, orphans, dropped, notes)
 
@@ -83,3 +83,17 @@ def _orphans(log: TypedTable, items: TypedTable) -> tuple[tuple[int, int], int, 
         row = (log.raw.file, None, "item_id", str(lost["item_id"].min()), reason)
         strangers = pl.DataFrame([row], schema=VIOLATIONS, orient="row")
     return (int(lost["len"].sum()), len(lost)), dropped, strangers
+
+
+def _strangers(log: TypedTable, users: TypedTable) -> pl.DataFrame:
+    """The violation where no row of the users is of a user of the log."""
+    met = log.raw.collect(log.good("user_id").unique())
+    described = users.raw.collect(users.good("user_id"))
+    if not len(met) or not len(described) or len(described.join(met, on="user_id", how="semi")):
+        return pl.DataFrame(schema=VIOLATIONS)
+    reason = (
+        f"no row is of a user of {log.raw.file}, whose ids are such as {str(met['user_id'].min())!r}; "
+        "do both tables use the same user ids?"
+    )
+    row = (users.raw.file, None, "user_id", str(described["user_id"].min()), reason)
+    return pl.DataFrame([row], schema=VIOLATIONS, orient="row")

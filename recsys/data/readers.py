@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import polars as pl
 
 from recsys.data.catalog import PROSE
-from recsys.data.source import FORMATS, INTERACTIONS, PublicColumn, RawTable, Source, open_folder
+from recsys.data.source import FORMATS, PublicColumn, RawTable, Source, open_folder, surplus_notes
 from recsys.errors import DataError, SpecError
 
 Format = Literal["auto", "dataset", "movielens", "recbole", "csv", "parquet", "jsonl"]
@@ -34,6 +34,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 LOG_FILES = ("interactions", "ratings", "events", "log", "reviews", "purchases", "clicks")
 ITEM_FILES = ("items", "movies", "products", "books", "articles", "catalog", "catalogue", "meta", "metadata")
+USER_FILES = ("users", "customers")
 SUFFIXES: dict[Format, tuple[str, ...]] = {
     "csv": (".csv", ".tsv"),
     "parquet": (".parquet",),
@@ -141,17 +142,18 @@ def _recbole(src: Path, mapping: Mapped) -> Source:
     item_file = logs[0].with_suffix(".item")
     if not item_file.is_file():
         raise DataError(f"{item_file}: no such file; items with titles are needed")
-    raw = [_scan(path, separator="\t", quote=False) for path in (logs[0], item_file)]
+    user_file = logs[0].with_suffix(".user")
+    files = [logs[0], item_file, *([user_file] if user_file.is_file() else [])]
+    raw = [_scan(path, separator="\t", quote=False) for path in files]
     plain = [dataclasses.replace(t, frame=t.frame.rename(lambda c: c.partition(":")[0])) for t in raw]
-    _all_found(mapping, plain)
-    log, items = (_named(table, mapping) for table in plain)
+    log, items, users = _tables(mapping, *plain)
     types = dict(column.partition(":")[::2] for column in raw[1].schema())
     lists = [c for c in items.schema() if types.get(c, "").endswith("_seq") and c != "title" and c not in PROSE]
     genre = next((c for c in ("genre", "class") if c in items.schema() and "genres" not in items.schema()), None)
     if genre is not None:
         items = dataclasses.replace(items, frame=items.frame.rename({genre: "genres"}))
         lists = ["genres" if c == genre else c for c in lists]
-    return Source(logs[0].stem, log, items, dict.fromkeys(lists, " "))
+    return Source(logs[0].stem, log, items, dict.fromkeys(lists, " "), users=users)
 
 
 def _generic(src: Path, suffixes: Iterable[str], mapping: Mapped, items: Path | None) -> Source:
@@ -162,21 +164,42 @@ def _generic(src: Path, suffixes: Iterable[str], mapping: Mapped, items: Path | 
         log_file = src
     if items is None:
         raise DataError(f"{src}: is only the interactions; name the file of items with --items")
-    raw = [_scan(log_file), _scan(items)]
-    _all_found(mapping, raw)
-    log, catalog = _named(raw[0], mapping), _named(raw[1], mapping, is_items=True)
-    surplus = [c for c in log.schema() if c not in INTERACTIONS]
-    notes = [f"ignored columns of {log.file}: {', '.join(surplus)}"] if surplus else []
-    return Source((src if src.is_dir() else src.parent).resolve().name, log, catalog, {}, notes=tuple(notes))
+    folder = src if src.is_dir() else src.parent
+    people = [folder / f"{stem}{suffix}" for stem in USER_FILES for suffix in suffixes]
+    asked = src.is_dir() or "segment" in mapping
+    files = [log_file, items, *[path for path in people if asked and path.is_file()][:1]]
+    log, catalog, users = _tables(mapping, *map(_scan, files), any_id=True)
+    return Source(folder.resolve().name, log, catalog, {}, notes=tuple(surplus_notes(log, users)), users=users)
 
 
-def _all_found(mapping: Mapped, tables: Sequence[RawTable]) -> None:
-    here = {column for table in tables for column in table.schema()}
+def _tables(
+    mapping: Mapped, log: RawTable, items: RawTable, users: RawTable | None = None, *, any_id: bool = False
+) -> tuple[RawTable, RawTable, RawTable | None]:
+    """The tables under public names. `users` is there only where the segments are to be had from it: where the column
+    that `mapping` names is there and not in the log, or the log has none at all.
+
+    any_id : a column of items or users that is called "id" is their id
+    """
+    _all_found(mapping, log, items, users)
+    of_users, here = mapping.get("segment", ()), log.schema()
+    # A segment is the users': an attribute of the items by the same name stays what it is.
+    of_items = {public: theirs for public, theirs in mapping.items() if public != "segment"}
+    named, catalog = _named(log, mapping), _named(items, of_items, "item_id" if any_id else "")
+    if users is None or set(of_users) & set(here) or (not of_users and "segment" in here):
+        return named, catalog, None
+    found = _named(users, mapping, "user_id" if any_id else "")
+    return named, catalog, found if "segment" in found.schema() else None
+
+
+def _all_found(mapping: Mapped, log: RawTable, items: RawTable, users: RawTable | None) -> None:
     for public, theirs in mapping.items():
+        tables = [table for table in (log, None if public == "segment" else items, users) if table]
+        here = {column for table in tables for column in table.schema()}
         if not here & set(theirs):
             files = " and ".join(table.file for table in tables)
+            have = "have" if len(tables) > 1 else "has"
             raise SpecError(
-                f"--map {public}={theirs[0]}: {files} have no such column (found: {', '.join(sorted(here))})"
+                f"--map {public}={theirs[0]}: {files} {have} no such column (found: {', '.join(sorted(here))})"
             )
 
 
@@ -204,15 +227,15 @@ def _scan(path: Path, separator: str | None = None, quote: bool = True) -> RawTa
     return RawTable(path.name, frame, untyped=True, path=path, separator=separator)
 
 
-def _named(table: RawTable, mapping: Mapped, is_items: bool = False) -> RawTable:
-    """Give the columns their public names: first by `mapping`, then by the usual names."""
+def _named(table: RawTable, mapping: Mapped, key: str = "") -> RawTable:
+    """Give the columns their public names: first by `mapping`, then by the usual names; "id" is the `key`."""
     here = table.schema()
     flat = {re.sub(r"[\s_-]", "", name.lower()): name for name in reversed(list(here))}
     names: dict[str, str] = {}
     for public, aliases in ALIASES.items():
         given = [name for name in mapping.get(public, ()) if name in here]
         usual = [flat[alias] for alias in aliases if alias in flat]
-        if is_items and public == "item_id" and "id" in flat:
+        if public == key and "id" in flat:
             usual.append(flat["id"])
         exact = [public] if public in here and not given else []
         chosen = next((name for name in (*given, *exact, *usual) if name not in names), None)

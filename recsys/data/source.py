@@ -136,12 +136,19 @@ def open_folder(folder: Path) -> Source:
     used = {interactions.file, items.file, *([users.file] if users else [])}
     extra = sorted(f.name for f in folder.iterdir() if f.suffix in FORMATS and f.name not in used)
     notes = [f"ignored files: {', '.join(extra)}"] if extra else []
-    for table, public_names in ((interactions, INTERACTIONS), (users, USERS)):
-        if table and (surplus := [c for c in table.schema() if c not in public_names]):
-            notes.append(f"ignored columns of {table.file}: {', '.join(surplus)}")
-    notes.extend(ignored)
+    notes += [*surplus_notes(interactions, users), *ignored]
     name = meta.name or folder.resolve().name
     return Source(name, interactions, items, meta.lists, meta.licence, tuple(notes), users)
+
+
+def surplus_notes(interactions: RawTable, users: RawTable | None) -> list[str]:
+    """What is said of columns that nothing reads."""
+    surplus = {
+        table.file: [column for column in table.schema() if column not in public]
+        for table, public in ((interactions, INTERACTIONS), (users, USERS))
+        if table
+    }
+    return [f"ignored columns of {file}: {', '.join(columns)}" for file, columns in surplus.items() if columns]
 
 
 def read_toml(folder: Path) -> DatasetFile:

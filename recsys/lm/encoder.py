@@ -5,7 +5,8 @@ This is what sentence-transformers computes for all-MiniLM-L6-v2 (Reimers and Gu
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from recsys.errors import ModelError, WeightsError
 from recsys.lm.device import first_line, pick_device, quiet_loading
+from recsys.lm.memory import Room
 from recsys.lm.weights import Weights
 from recsys.protocols import Floats, Ints
 from recsys.settings import Settings
@@ -26,12 +28,14 @@ class LocalEncoder:
     """A sentence encoder in memory; see `load`. Implements `protocols.TextEncoder`.
 
     max_tokens : longer texts lose their end, as in the published model
+    room       : texts that memory reaches for at once
     """
 
     model: Any
     tokenizer: Any
     model_id: str
     max_tokens: int
+    room: Room = field(default_factory=Room, repr=False, compare=False)
 
     @classmethod
     def load(cls, weights: Weights, settings: Settings) -> "LocalEncoder":
@@ -93,16 +97,25 @@ class LocalEncoder:
 
         coded = self.tokenizer(list(texts), truncation=True, max_length=max_tokens).input_ids if texts else []
         order = sorted(range(len(coded)), key=lambda i: len(coded[i]))
+
+        def states(at: int, size: int) -> tuple[list[int], Any, Any]:
+            batch = order[at : at + size]
+            padded = self.tokenizer.pad({"input_ids": [coded[i] for i in batch]}, return_tensors="pt")
+            with torch.inference_mode():
+                found = self.model(**padded.to(self.model.device)).last_hidden_state
+            return batch, found, padded["attention_mask"]
+
         with tqdm(total=len(coded), desc="embed", unit="text", disable=len(coded) <= _QUIET_UP_TO or None) as bar:
-            for at in range(0, len(order), _BATCH):
-                batch = order[at : at + _BATCH]
-                padded = self.tokenizer.pad({"input_ids": [coded[i] for i in batch]}, return_tensors="pt")
+            at = 0
+            while at < len(order):
                 try:
-                    with torch.inference_mode():
-                        states = self.model(**padded.to(self.model.device)).last_hidden_state
+                    batch, found, mask = self.room.run(
+                        partial(states, at), min(_BATCH, len(order) - at), model_id=self.model_id, what="texts"
+                    )
                 except (RuntimeError, IndexError) as error:
                     raise ModelError(f"{self.model_id}: {first_line(error)}") from error
-                yield batch, states, padded["attention_mask"]
+                yield batch, found, mask
+                at += len(batch)
                 bar.update(len(batch))
 
 

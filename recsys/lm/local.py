@@ -4,19 +4,21 @@ Scoring packs all answers of a prompt behind one copy of it: each answer sees th
 and its positions restart where the prompt ends, so the figures are those of separate prompts at a fraction of the
 work. Logits are computed only where an answer token is predicted. Answers beyond `max_packed` tokens go into further
 passes on the prompt's cached keys and values, so memory stays bounded. One prompt a pass: a batch equals singles.
+Where memory runs out, fewer answers are packed and fewer texts written at once (`lm.memory`).
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 from tqdm import tqdm
 
 from recsys.errors import ModelError, WeightsError
 from recsys.lm.device import Dtype, auto_dtype, first_line, pick_device, quiet_loading
+from recsys.lm.memory import Room
 from recsys.lm.packing import chunks, layout
 from recsys.lm.weights import Weights
 from recsys.protocols import Score
@@ -40,6 +42,7 @@ class LocalLM:
     context          : the longest sequence of tokens that the model takes
     start            : the tokens before every scored prompt
     max_packed       : the most answer tokens in one pass
+    packed, written  : answer tokens and texts that memory reaches for at once
     """
 
     model: Any
@@ -48,6 +51,8 @@ class LocalLM:
     context: int
     start: tuple[int, ...]
     max_packed: int = 512
+    packed: Room = field(default_factory=Room, repr=False, compare=False)
+    written: Room = field(default_factory=Room, repr=False, compare=False)
 
     @classmethod
     def load(cls, weights: Weights, settings: Settings, *, dtype: Dtype = "auto") -> "LocalLM":
@@ -91,12 +96,18 @@ class LocalLM:
         order = sorted(range(len(coded)), key=lambda i: (len(coded[i]), coded[i]))
         texts = [""] * len(coded)
         with tqdm(total=len(coded), desc="LM writes", unit="text", disable=len(coded) < _QUIET_BELOW or None) as bar:
-            for at in range(0, len(order), _GENERATE_BATCH):
-                batch = order[at : at + _GENERATE_BATCH]
-                written = self._generate_batch([coded[i] for i in batch], max_tokens, tuple(stop))
-                for i, text in zip(batch, written, strict=True):
+            at = 0
+            while at < len(order):
+                write = partial(
+                    self._generate_batch, [coded[i] for i in order[at : at + _GENERATE_BATCH]], max_tokens, tuple(stop)
+                )
+                most = min(_GENERATE_BATCH, len(order) - at)
+                with _model_errors(self.model_id):
+                    written = self.written.run(write, most, model_id=self.model_id, what="texts")
+                for i, text in zip(order[at:], written, strict=False):
                     texts[i] = text
-                bar.update(len(batch))
+                at += len(written)
+                bar.update(len(written))
         return texts
 
     def score(self, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[list[Score]]:
@@ -107,13 +118,19 @@ class LocalLM:
 
         Errors: `ModelError` when the model fails.
         """
-        coded = [self._cut([self._ids(text) for text in row], self.context // 2, keep="front") for row in answers]
-        results = []
-        for prompt, row in zip(prompts, coded, strict=True):
-            room = self.context - len(self.start) - max((len(ids) for ids in row), default=0)
-            (cut,) = self._cut([self._ids(prompt)], room)
-            results.append(self._score_one([*self.start, *cut], row))
-        return results
+        return [self._score_one(*self._coded(p, row)) for p, row in zip(prompts, answers, strict=True)]
+
+    def likelihoods(self, prompt: str, answers: Sequence[str]) -> Any:
+        """(answers,) float64, a tensor on the CPU: each answer's `Score.mean` after a prompt, in one pass.
+
+        What is learned by it is what `score` says later: gradients go through. No answer may be empty.
+        Errors: what torch raises.
+        """
+        import torch
+
+        prefix, coded = self._coded(prompt, answers)
+        sums = self._pass(prefix, coded, None, None)[1]
+        return sums / torch.tensor([len(ids) for ids in coded])
 
     def count(self, text: str) -> int:
         """Tokens of a text."""
@@ -123,6 +140,13 @@ class LocalLM:
         """Tokens of plain text: what looks like a special token in it is text like any other."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         return ids
+
+    def _coded(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        """Tokens of a prompt from its very start, and of its answers, cut to fit the context."""
+        coded = self._cut([self._ids(text) for text in answers], self.context // 2, keep="front")
+        room = self.context - len(self.start) - max((len(ids) for ids in coded), default=0)
+        (cut,) = self._cut([self._ids(prompt)], room)
+        return [*self.start, *cut], coded
 
     def _turn(self) -> tuple[list[int], list[int]]:
         """The tokens before and after the user's words in a chat; only `start` where there is no chat template."""
@@ -142,10 +166,12 @@ class LocalLM:
             log.warning("%s: %d of %d texts cut to %d tokens", self.model_id, long, len(coded), room)
         return [ids[:room] if keep == "front" else ids[-room:] for ids in coded]
 
-    def _generate_batch(self, coded: list[list[int]], max_tokens: int, stop: tuple[str, ...]) -> list[str]:
+    def _generate_batch(self, coded: list[list[int]], max_tokens: int, stop: tuple[str, ...], size: int) -> list[str]:
+        """The answers to the first `size` of some prompts."""
         import torch
         from transformers import GenerationConfig
 
+        coded = coded[:size]
         width = max(len(ids) for ids in coded)
         pad = self.tokenizer.pad_token_id or 0
         eos = self.model.generation_config.eos_token_id
@@ -161,40 +187,47 @@ class LocalLM:
             done = [any(s in text for s in stop) for text in read(sequences)]
             return torch.tensor(done, device=sequences.device)
 
-        with _model_errors(self.model_id), torch.inference_mode():
+        with torch.inference_mode():
             criteria = [stopped] if stop else None
             out = self.model.generate(rows, attention_mask=mask, generation_config=config, stopping_criteria=criteria)
         return [text[: _first_stop(text, stop)].strip() for text in read(out)]
 
     def _score_one(self, prefix: list[int], answers: list[list[int]]) -> list[Score]:
         import torch
+
+        lengths = [len(ids) for ids in answers]
+        with _model_errors(self.model_id), torch.inference_mode():
+            return self.packed.run(
+                partial(self._scores, prefix, answers),
+                min(self.max_packed, sum(lengths)),
+                model_id=self.model_id,
+                what="answer tokens",
+                least=max(lengths, default=0),
+            )
+
+    def _scores(self, prefix: list[int], answers: list[list[int]], most: int) -> list[Score]:
+        """Scores by passes of at most so many answer tokens (at least one answer)."""
         from transformers import DynamicCache
 
         scores = [Score(0.0, 0)] * len(answers)
-        parts = list(chunks(answers, self.max_packed))
+        parts = list(chunks(answers, most))
         cache = DynamicCache() if len(parts) > 1 else None
         after_prompt = None
         for part in parts:
-            rows = [answers[i] for i in part]
-            with _model_errors(self.model_id), torch.inference_mode():
-                after_prompt, sums = self._pass(prefix, rows, cache, after_prompt)
-            for i, total in zip(part, sums, strict=True):
+            after_prompt, sums = self._pass(prefix, [answers[i] for i in part], cache, after_prompt)
+            for i, total in zip(part, sums.tolist(), strict=True):
                 scores[i] = Score(total, len(answers[i]))
         return scores
 
-    def _pass(
-        self, prefix: list[int], answers: list[list[int]], cache: Any, after_prompt: Any
-    ) -> tuple[Any, list[float]]:
-        """One forward pass: log-probabilities over the vocabulary after the prompt, and each answer's sum.
+    def _pass(self, prefix: list[int], answers: list[list[int]], cache: Any, after_prompt: Any) -> tuple[Any, Any]:
+        """One forward pass: log-probabilities over the vocabulary after the prompt, and each answer's sum, (answers,).
 
         The first pass feeds the prompt and computes `after_prompt`; later ones find the prompt in `cache`. An
         answer's last token predicts nothing that counts and is not fed.
         """
-        import torch
-
         fed = [ids[:-1] for ids in answers]
         tokens = [token for ids in fed for token in ids]
-        rest = torch.zeros((0, 1))
+        rest = None
         if after_prompt is None:
             logits = self._logits([*prefix, *tokens], len(prefix), fed, cache)
             after_prompt, rest = _log_softmax(logits[:1])[0], logits[1:]
@@ -202,16 +235,7 @@ class LocalLM:
             rest = self._logits(tokens, len(prefix), fed, cache)
         if cache is not None and tokens:
             cache.crop(-len(tokens))
-
-        device = self.model.device
-        followers = torch.tensor([t for ids in answers for t in ids[1:]], dtype=torch.long, device=device)
-        gained = np.zeros(len(followers))
-        for at in range(0, len(followers), _LOGIT_ROWS):
-            rows = slice(at, at + _LOGIT_ROWS)
-            gained[rows] = _log_softmax(rest[rows]).gather(1, followers[rows, None])[:, 0].cpu().numpy()
-        sums = after_prompt[[ids[0] for ids in answers]].double().cpu().numpy()
-        np.add.at(sums, np.repeat(np.arange(len(fed)), [len(ids) for ids in fed]), gained)
-        return after_prompt, [float(total) for total in sums]
+        return after_prompt, _sums(after_prompt, rest, answers)
 
     def _logits(self, tokens: list[int], n_prefix: int, fed: list[list[int]], cache: Any) -> Any:
         """Logits after the prompt's last token, if it is among `tokens`, and after every answer token."""
@@ -245,6 +269,21 @@ def _start(tokenizer: Any) -> tuple[int, ...]:
         if token in vocab:
             return (int(vocab[token]),)
     return (0,)
+
+
+def _sums(after_prompt: Any, rest: Any, answers: list[list[int]]) -> Any:
+    """(answers,) float64 on the CPU: each answer's first token by what follows the prompt, the others by the logits
+    `rest`, one row for each token that is fed."""
+    import torch
+
+    followers = torch.tensor([t for ids in answers for t in ids[1:]], dtype=torch.long, device=after_prompt.device)
+    owners = torch.tensor([i for i, ids in enumerate(answers) for _ in ids[1:]], dtype=torch.long)
+    sums = after_prompt[[ids[0] for ids in answers]].cpu().double()
+    for at in range(0, len(followers), _LOGIT_ROWS):
+        rows = slice(at, at + _LOGIT_ROWS)
+        gained = _log_softmax(rest[rows]).gather(1, followers[rows, None])[:, 0]
+        sums = sums.index_add(0, owners[rows], gained.cpu().double())
+    return sums
 
 
 def _log_softmax(logits: Any) -> Any:

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
 from safetensors import SafetensorError
 
 from recsys.data.files import atomic_file, storage_errors
@@ -47,15 +48,28 @@ class Batches(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
+def _divisor(heads: int, info: ValidationInfo) -> int:
+    dim = info.data.get("dim", heads)  # not there where it is itself wrong
+    if dim % heads:
+        raise PydanticCustomError("heads", "{heads} does not divide dim = {dim}", {"heads": heads, "dim": dim})
+    return heads
+
+
+Heads = Annotated[int, Field(ge=1, validate_default=True), AfterValidator(_divisor)]
+"""Attention heads: a field that divides the field `dim`, which stands above it."""
+
+
 class Schedule(BaseModel):
     """rate: learning rate of AdamW, reached after `warmup` steps and then constant; patience: epochs without a better
     held-out NDCG@10 before it stops (after `epochs` at the latest); finish: epochs on the whole log that follow from
-    the best weights, while the rate goes down to zero."""
+    the best weights, while the rate goes down to zero; accumulate: batches whose gradients make one step, so that a
+    large step needs the memory of a small one."""
 
     rate: float = Field(default=1e-3, gt=0)
     warmup: int = Field(default=100, ge=0)
     weight_decay: float = Field(default=0.0, ge=0)
     batch: int = Field(default=32, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     epochs: int = Field(default=30, ge=1)
     patience: int = Field(default=2, ge=1)
     finish: int = Field(default=4, ge=0)
@@ -108,7 +122,8 @@ def train(
     place = torch.device(pick_device(device))
     network.train()
     epochs = config.epochs if quality else config.finish
-    steps = len(batches(0)) * epochs
+    each = len(batches(0))
+    steps = -(-each // config.accumulate) * epochs
     module = _module(network, batches, quality, config, steps=steps, seed=seed)
     best, last, done = folder / "best.ckpt", folder / "last.ckpt", folder / "done.json"
     _drop_unreadable(folder, best, last, done)
@@ -131,7 +146,8 @@ def train(
                 max_epochs=epochs,
                 reload_dataloaders_every_n_epochs=1,
                 gradient_clip_val=1.0,
-                callbacks=[keep, stop, _bar(title, steps, measured=quality is not None)],
+                accumulate_grad_batches=config.accumulate,
+                callbacks=[keep, stop, _bar(title, each, epochs, measured=quality is not None)],
                 plugins=[_checkpoints()],
                 logger=False,
                 enable_progress_bar=False,
@@ -194,8 +210,9 @@ def _module(
             self.qualities = checkpoint["qualities"]
 
         def configure_optimizers(self) -> Any:
-            matrices = [p for p in self.network.parameters() if p.ndim > 1]
-            others = [p for p in self.network.parameters() if p.ndim <= 1]
+            learned = [p for p in self.network.parameters() if p.requires_grad]
+            matrices = [p for p in learned if p.ndim > 1]
+            others = [p for p in learned if p.ndim <= 1]
             groups = [
                 {"params": matrices, "weight_decay": config.weight_decay},
                 {"params": others, "weight_decay": 0.0},
@@ -211,14 +228,15 @@ def _module(
     return Module()
 
 
-def _bar(title: str, steps: int, *, measured: bool) -> Any:
+def _bar(title: str, each: int, epochs: int, *, measured: bool) -> Any:
     """A bar on stderr, where the other bars are; Lightning's own writes to stdout, which belongs to results."""
     from lightning.pytorch.callbacks import Callback
     from tqdm import tqdm
 
     class Bar(Callback):
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            self.bar = tqdm(total=steps, initial=trainer.global_step, desc=title, unit="batch", disable=None)
+            done = each * trainer.current_epoch
+            self.bar = tqdm(total=each * epochs, initial=done, desc=title, unit="batch", disable=None)
 
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
             shown: dict[str, Any] = {"epoch": trainer.current_epoch + 1}

@@ -19,6 +19,11 @@ _SAYS_NOTHING = 0.95  # share of items above which a value tells nobody from any
 _FOLLOW_WINDOW = 3  # events after one in which another counts as chosen soon after it
 _FOLLOW_USERS = 3  # people who must have taken a step before it is called "often"
 _FOLLOW_LIFT = 3.0  # and how much oftener than by chance
+_POPULAR = 0.9  # items from this quantile of events on are called popular
+_GROUP_USERS = 3  # people of a segment who must have met an item before it is called popular there
+
+
+_TABLES = ("values", "items", "follows", "favourites")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Population:
     items   : item_id, events; only items of the catalog that occur
     follows : before, after (item ids), users: steps from an event to one of the next few that
               many users took, far above chance
+    favourites : segment, item_id: what is popular within each segment by that segment's own events
     """
 
     like_at: float | None
@@ -39,6 +45,7 @@ class Population:
     values: pl.DataFrame
     items: pl.DataFrame
     follows: pl.DataFrame
+    favourites: pl.DataFrame
 
     @classmethod
     def fit(
@@ -47,7 +54,8 @@ class Population:
         """Count the log's events on catalog items; events on other items are left out."""
         vocab = Vocab.of_items(catalog)
         items = pl.Series(vocab.encode(log.frame["item_id"]))
-        events = log.frame.select("user_id", "weight").with_columns(item=items).filter(pl.col("item") >= 0)
+        events = log.frame.select("user_id", "weight", *(["segment"] if "segment" in log.frame.columns else []))
+        events = events.with_columns(item=items).filter(pl.col("item") >= 0)
         liked = pl.lit(True) if like_at is None else pl.col("weight") >= like_at
         counts = events.group_by("item").agg(events=pl.len().cast(pl.Int64), liked=liked.sum().cast(pl.Int64))
         per_code = np.zeros(len(vocab), dtype=np.float64)
@@ -60,13 +68,14 @@ class Population:
             _values(expand(catalog, vocab, columns), counts, len(catalog)),
             counts.sort("item").select(item_id=vocab.decode(counts["item"].sort().to_numpy()), events="events"),
             _follows(events, vocab),
+            _favourites(events, vocab),
         )
 
     def save(self, path: Path) -> None:
-        """Write population.json and three Parquet files into the existing folder `path`."""
+        """Write population.json and four Parquet files into the existing folder `path`."""
         head = {"like_at": self.like_at, "dislike_at": self.dislike_at, "columns": [asdict(c) for c in self.columns]}
         (path / "population.json").write_text(json.dumps(head, indent=1))
-        for name in ("values", "items", "follows"):
+        for name in _TABLES:
             getattr(self, name).write_parquet(path / f"{name}.parquet")
 
     @classmethod
@@ -74,7 +83,7 @@ class Population:
         """Read what `save` wrote."""
         head = json.loads((path / "population.json").read_text())
         columns = tuple(Column(**{**c, "edges": tuple(c["edges"])}) for c in head["columns"])
-        frames = (pl.read_parquet(path / f"{name}.parquet") for name in ("values", "items", "follows"))
+        frames = (pl.read_parquet(path / f"{name}.parquet") for name in _TABLES)
         return cls(head["like_at"], head["dislike_at"], columns, *frames)
 
 
@@ -110,6 +119,11 @@ class Known:
         codes = self.vocab.encode(self.population.items["item_id"])
         counts[codes[codes >= 0]] = self.population.items["events"].to_numpy()[codes >= 0]
         return counts
+
+
+def popular_from(events: pl.Expr) -> pl.Expr:
+    """Events from which on an item is popular: the top tenth of items, where that stands above the middle."""
+    return pl.max_horizontal(events.quantile(_POPULAR, "linear"), events.median() + 1)
 
 
 def thresholds(
@@ -177,3 +191,17 @@ def _follows(events: pl.DataFrame, vocab: Vocab) -> pl.DataFrame:
             "users": kept["users"],
         }
     )
+
+
+def _favourites(events: pl.DataFrame, vocab: Vocab) -> pl.DataFrame:
+    """What several people of a segment met, and oftener than the most of what was met there."""
+    if "segment" not in events.columns:
+        return pl.DataFrame(schema={"segment": pl.String, "item_id": vocab.ids.dtype})
+    counts = events.drop_nulls("segment").group_by("segment", "item")
+    found = (
+        counts.agg(events=pl.len(), users=pl.col("user_id").n_unique())
+        .filter(pl.col("events") >= popular_from(pl.col("events")).over("segment"))
+        .filter(pl.col("users") >= _GROUP_USERS)
+        .sort("segment", "item")
+    )
+    return found.select("segment", item_id=vocab.decode(found["item"].to_numpy()))

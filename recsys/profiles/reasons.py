@@ -7,7 +7,7 @@ so that one film does not explain a whole slate. Where nothing supports an item,
 user asked for, and the item has, comes first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from recsys.data.words import VALUE_LIMIT, facet_name, one_line, quoted, value_name
-from recsys.profiles.population import Known
+from recsys.profiles.population import Known, popular_from
 from recsys.tables import Catalog, Id, Queries, Slates
 
 LIMIT = 100
@@ -27,8 +27,8 @@ _TELLING = 2.0  # nats of shared rarity from which on shared attributes are a be
 _FAINT = 0.3  # nats below which a shared decade, say, is a worse reason than the item's popularity
 _MEASURE = 0.25  # what a shared decade, number or band counts beside a shared name, by its rarity
 _HALF_LIFE = 50  # events after which a history item supports three quarters as much
-_POPULAR = 0.9  # items above this quantile of events are called popular
 _AS_ASKED = 3  # at most so many of the values asked for are named
+_GROUP = 40
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,18 @@ class Reasons:
     known: Known
 
     def explain(
-        self, queries: Queries, slates: Slates, catalog: Catalog, wanted: Mapping[Id, Sequence[str]] | None = None
+        self,
+        queries: Queries,
+        slates: Slates,
+        catalog: Catalog,
+        wanted: Mapping[Id, Sequence[str]] | None = None,
+        segments: Collection[str] = (),
     ) -> Slates:
         """The same slates, rows in the same order, with `reason` filled: at most 100 characters on one line.
 
         Titles come from `catalog`. A slate whose query is not among `queries` is explained as for an empty history.
-        wanted : by query_id, the values that the user asked for, by name
+        wanted   : by query_id, the values that the user asked for, by name
+        segments : those whose own counts had a part in the choice of items, so that a reason may name them
         """
         lines = slates.frame.select("query_id", "rank").with_row_index("line")
         lines = lines.with_columns(pl.Series("item", self.known.vocab.encode(slates.frame["item_id"])))
@@ -51,6 +57,7 @@ class Reasons:
         rows = queries.frame.select("query_id").with_row_index("row")
         lines = lines.join(rows, on="query_id", how="left", maintain_order="left").drop("query_id")
         titles = dict(catalog.frame.select("item_id", "title").iter_rows())
+        group = self._group(lines, queries, segments) if segments and "segment" in queries.frame.columns else {}
         reasons = [self._alone(code, empty=True) for code in lines["item"]]
         supported = set()
         for start in range(0, len(queries), _CHUNK):
@@ -60,8 +67,8 @@ class Reasons:
                 if again:
                     reasons[line] = "You have chosen this before"
                     supported.add(line)
-                elif before is None or (shared < _FAINT and not users and self._is_popular(item)):
-                    reasons[line] = self._alone(item, empty=empty)
+                elif before is None or (shared < _FAINT and not users and (line in group or self._is_popular(item))):
+                    reasons[line] = group.get(line) or self._alone(item, empty=empty)
                 else:
                     title = quoted(titles.get(self.known.vocab.ids[before], self.known.titles[before]), _TITLE)
                     reasons[line] = self._because(title, shared, users, values)
@@ -126,11 +133,23 @@ class Reasons:
             (pl.col("before") >= 0) & (pl.col("item") >= 0)
         )
 
+    def _group(self, lines: pl.DataFrame, queries: Queries, segments: Collection[str]) -> dict[int, str]:
+        """The lines whose item is popular within the segment of who asks, in words."""
+        favourites = self.known.population.favourites
+        codes = pl.Series("item", self.known.vocab.encode(favourites["item_id"]), dtype=lines.schema["item"])
+        liked = favourites.select("segment", codes).filter(pl.col("segment").is_in(list(segments)))
+        asked = queries.frame.select("segment").with_row_index("row")
+        found = lines.join(asked, on="row").join(liked, on=["segment", "item"], how="semi")
+        return {
+            line: f"Popular with people in your group ({one_line(segment, _GROUP)})"
+            for line, segment in found.select("line", "segment").iter_rows()
+        }
+
     @cached_property
     def _popular_from(self) -> float:
-        """Events from which on an item is popular: the top tenth of items, where that stands above the middle."""
-        events = self.known.population.items["events"].to_numpy()
-        return max(float(np.quantile(events, _POPULAR)), float(np.median(events)) + 1) if len(events) else np.inf
+        """Events from which on an item is popular."""
+        items = self.known.population.items
+        return float(items.select(popular_from(pl.col("events"))).item()) if len(items) else np.inf
 
     def _is_popular(self, item: int) -> bool:
         return item >= 0 and bool(self.known.events[item] >= self._popular_from)

@@ -23,6 +23,7 @@ def stage_table(metrics: Mapping[str, Any]) -> "Table":
         title_justify="left",
         caption_justify="left",
         pad_edge=False,
+        show_edge=False,
     )
     table.add_column("", no_wrap=True)
     stages = {
@@ -46,5 +47,5 @@ def _cell(stage: Mapping[str, Any], name: str) -> str:
 
 
 def _brief(value: float) -> str:
-    """Three digits, without the zero before the point: three stages have to fit in 80 columns."""
-    return f"{value:.3f}".removeprefix("0")
+    """Four characters, without the zero before the point: three stages have to fit in 80 columns."""
+    return f"{value:.3f}".removeprefix("0")[:4]

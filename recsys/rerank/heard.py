@@ -33,7 +33,8 @@ class Meaning:
             f"like {title}" if title else "",
             f"{self.than} than {title}" if title and self.than else "",
         ]
-        return "; ".join(part for part in parts if part) or "names nothing that this catalog tells apart"
+        nothing = "names nothing that this catalog tells apart; items whose text is like it come first"
+        return "; ".join(part for part in parts if part) or nothing
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def unread(reranker: Reranker) -> str | None:
         return "its reranker was fitted without requests (reranker.conditions in the recipe)"
     if getattr(judge, "limits", None) is False:
         return (
-            "its reranker learned no requests: reranker.requests is 0, the catalog has no attributes to name, or too "
+            "its reranker learned no requests: reranker.written is 0, the catalog has no attributes to name, or too "
             "little was understood (the log of its fit says which)"
         )
     if not (primary.limits or primary.fusions.get("request", primary.fusions["plain"]).uses("lm")):

@@ -1,7 +1,7 @@
-"""What the reader learns from: histories with a target at every place, requests at some places, profiles alone.
+"""What the reader learns from: histories with a target at every place, an item named at some places, profiles alone.
 
-A position that comes with a request is asked in words that are true of its answer. A profile is written from the first
-part of a history, and answered by items of the rest: nothing that a text says is younger than what it predicts.
+The item that is named is like the answer. A profile is written from the first part of a history, and answered by items
+of the rest: nothing that a text says is younger than what it predicts.
 """
 
 import re
@@ -21,10 +21,8 @@ from recsys.rerank.requests import Request, Writer
 from recsys.tables import InteractionLog, Queries, query_histories
 
 if TYPE_CHECKING:
-    from recsys.rerank.interpret import Interpreter, Words
+    from recsys.rerank.interpret import Words
 
-# Words of a request that are read together.
-PIECE = 18
 # Sentences of a profile that are read.
 SENTENCES = 10
 # Requests for one item at most.
@@ -33,20 +31,7 @@ PER_ITEM = 48
 EARLIEST, LATEST = 0.2, 0.8
 # Profiles in a batch at most, and answers of each.
 PROFILES, ANSWERS = 32, 8
-# "Matrix, The" as catalogs sort it.
-_TURNED = re.compile(r"(.+), (The|A|An|Le|La|Les|Der|Die|Das|Il|El)")
-_QUOTES = "\"'“”„«»"
-_PIECES = re.compile(r"(?<=[.;!?])\s+|\n+")
 _SENTENCE = re.compile(r"(?<=[.!?…]) +(?=[^a-z])")
-
-
-def pieces_of(request: str) -> list[str]:
-    """A request in pieces as long as those of training: its sentences, and long ones in turn at every `PIECE` words."""
-    found = []
-    for sentence in _PIECES.split(request.strip()):
-        words = sentence.split()
-        found += [" ".join(words[at : at + PIECE]) for at in range(0, len(words), PIECE)]
-    return found or [""]
 
 
 def sentences_of(text: str) -> list[str]:
@@ -85,120 +70,11 @@ class Sentences:
 
 
 @dataclass(frozen=True)
-class Mentions:
-    """Finds the catalog's titles in a text. codes : item code by title, without the year; titles : by code."""
-
-    codes: dict[str, int]
-    titles: tuple[str, ...]
-    longest: int
-
-    @classmethod
-    def of(cls, titles: Sequence[str]) -> "Mentions":
-        """Titles in lower case throughout, or of one sign, are left out: they are words like others. "Matrix, The" is
-        found as "The Matrix", too. Where two items share a title, the first one has it."""
-        codes: dict[str, int] = {}
-        for code, title in enumerate(titles):
-            if len(title) > 1 and not title.islower():
-                codes.setdefault(title, code)
-        for title, code in list(codes.items()):
-            if turned := _TURNED.fullmatch(title):
-                codes.setdefault(f"{turned[2]} {turned[1]}", code)
-        return cls(codes, tuple(titles), max((title.count(" ") + 1 for title in codes), default=0))
-
-    def find(self, text: str) -> int:
-        """The code of the longest title in the text, -1 where there is none; written as the catalog writes it. A single
-        word that begins a sentence has its capital from there, and counts only in quotes."""
-        words = text.split()
-        for size in range(min(self.longest, len(words)), 0, -1):
-            for start in range(len(words) - size + 1):
-                phrase = " ".join(words[start : start + size])
-                bare = phrase.strip(_QUOTES)
-                first = start == 0 or words[start - 1].endswith((".", "!", "?", ";", ":"))
-                if size == 1 and first and bare == phrase.rstrip(_QUOTES):
-                    continue
-                for said in (bare, bare.rstrip(",.;!?").rstrip(_QUOTES)):
-                    if said in self.codes:
-                        return self.codes[said]
-        return -1
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Requests as the reader takes them.
-
-    vectors : (requests, dim); like : (requests,) codes of the items that they name, -1 for none
-    meanings : as of `Interpreter.meanings`, with "like_years"
-    """
-
-    vectors: Floats
-    like: Ints
-    meanings: Batch
-
-    @classmethod
-    def of(cls, texts: Sequence[str], words: "Words", ear: "Ear") -> "Asked":
-        """Interpret requests whose tokens are encoded."""
-        return cls._of(texts, words.means(), ear.interpreter.meanings(words, ear.vectors), ear)
-
-    @classmethod
-    def heard(cls, texts: Sequence[str], encoder: TextEncoder, ear: "Ear") -> "Asked":
-        """Interpret what people wrote, piece by piece: a value is wanted or refused where one of the pieces says so.
-        A title is sought in the whole, since it may hold a full stop."""
-        import torch
-
-        from recsys.rerank.interpret import Words
-
-        split = [pieces_of(text) for text in texts]
-        words = Words.of([piece for text in split for piece in text], encoder)
-        starts = np.cumsum([0, *map(len, split)])[:-1]
-        vectors = np.add.reduceat(words.means(), starts)
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        each = ear.interpreter.meanings(words, ear.vectors)
-        most = {name: torch.from_numpy(np.maximum.reduceat(value.numpy(), starts)) for name, value in each.items()}
-        return cls._of(texts, vectors, most, ear)
-
-    @classmethod
-    def _of(cls, texts: Sequence[str], vectors: Floats, meanings: Batch, ear: "Ear") -> "Asked":
-        import torch
-
-        like = np.array([ear.mentions.find(text) for text in texts], dtype=np.int64)
-        years = np.where(like >= 0, ear.years[like], np.nan).astype(np.float32)
-        return cls(vectors, like, {**meanings, "like_years": torch.from_numpy(years)})
-
-    def take(self, rows: npt.NDArray[np.integer]) -> Batch:
-        """What the reader reads of some of them."""
-        import torch
-
-        return {
-            "request": torch.from_numpy(self.vectors[rows]),
-            "like": torch.from_numpy(self.like[rows]),
-            **{name: value[torch.from_numpy(rows)] for name, value in self.meanings.items()},
-        }
-
-
-@dataclass(frozen=True)
-class Ear:
-    """What it takes to interpret a request.
-
-    learned : false where nothing was learned of requests
-    names   : of the values; vectors : (values, dim) their encodings
-    years   : (items,) NaN where not known
-    """
-
-    learned: bool
-    interpreter: "Interpreter"
-    names: tuple[str, ...]
-    vectors: Floats
-    years: Floats
-    mentions: "Mentions"
-
-
-@dataclass(frozen=True)
 class Library:
-    """Requests by the item that they are true of: item i has those from indptr[i] to indptr[i + 1]."""
+    """Requests whose meaning is known, and their tokens."""
 
     requests: Sequence[Request]
     words: "Words"
-    indptr: Ints
 
     @classmethod
     def write(
@@ -215,8 +91,7 @@ class Library:
             known = rng.choice(known, n, replace=False, p=weights / weights.sum())
         items = np.sort(np.repeat(known, per_item)).astype(np.int32)
         requests = writer.write(items, seed)
-        words = Words.of([request.text for request in requests], encoder)
-        return cls(requests, words, np.searchsorted(items, np.arange(len(frequency) + 1)).astype(np.int64))
+        return cls(requests, Words.of([request.text for request in requests], encoder))
 
 
 @dataclass(frozen=True)
@@ -262,13 +137,12 @@ class Told:
 
 
 class Lessons:
-    """One epoch's batches: `Chunks` of histories, with a request at a share of the places, and profiles beside them."""
+    """One epoch's batches: `Chunks` of histories, with an item named at a share of the places, and profiles beside."""
 
     def __init__(
         self,
         histories: Histories,
-        asked: Asked | None,
-        indptr: Ints,
+        near: Codes,
         told: Told | None,
         *,
         length: int,
@@ -276,9 +150,9 @@ class Lessons:
         share: float,
         rng: np.random.Generator,
     ) -> None:
-        """asked : the requests of a library; indptr : which of them each item has."""
+        """near : (items, n) others that are like each; share : of the places at which one of them is named."""
         self._chunks = Chunks(histories, length, batch, rng)
-        self._requests, self._indptr, self._told, self._share, self._rng = asked, indptr, told, share, rng
+        self._near, self._told, self._share, self._rng = near, told, share, rng
 
     def __len__(self) -> int:
         return len(self._chunks)
@@ -286,20 +160,18 @@ class Lessons:
     def __iter__(self) -> Iterator[Batch]:
         for chunk in self._chunks:
             batch: dict[str, Any] = dict(chunk)
-            if self._requests is not None:
-                batch |= self._asked(batch["targets"].numpy(), self._requests)
+            batch |= self._likened(batch["targets"].numpy())
             if self._told is not None and len(self._told):
                 # Each profile about once in an epoch, however many batches that has: else they are learned by heart.
                 batch |= self._told.draw(self._rng, min(PROFILES, -(-len(self._told) // len(self))))
             yield batch
 
-    def _asked(self, targets: npt.NDArray[np.int64], requests: Asked) -> Batch:
+    def _likened(self, targets: npt.NDArray[np.int64]) -> Batch:
         import torch
 
-        first = self._indptr[np.maximum(targets, 0)]
-        number = self._indptr[np.maximum(targets, 0) + 1] - first
-        chosen = (targets >= 0) & (number > 0) & (self._rng.random(targets.shape) < self._share)
-        if not chosen.any():
+        chosen = (targets >= 0) & (self._rng.random(targets.shape) < self._share)
+        if not chosen.any() or not self._near.shape[1]:
             return {}
-        rows = first[chosen] + (self._rng.random(int(chosen.sum())) * number[chosen]).astype(np.int64)
-        return {"asked": torch.from_numpy(np.argwhere(chosen)), **requests.take(rows)}
+        which = self._rng.integers(0, self._near.shape[1], int(chosen.sum()))
+        named = self._near[targets[chosen], which]
+        return {"asked": torch.from_numpy(np.argwhere(chosen)), "like": torch.from_numpy(named.astype(np.int64))}

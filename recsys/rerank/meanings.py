@@ -1,24 +1,38 @@
 """Learning what requests mean, and how much of what is said in new words is understood."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recsys.data.vocab import Codes
 from recsys.networks.training import Schedule, fingerprint, train, workplace
-from recsys.protocols import TextEncoder
-from recsys.rerank.lessons import Ear, Library, Mentions
+from recsys.protocols import Floats, TextEncoder
+from recsys.rerank.hearing import SURE, Ear, Mentions
+from recsys.rerank.lessons import Library
+from recsys.rerank.likeness import Likeness
 from recsys.rerank.requests import Facets, Request
-from recsys.rerank.sequence import SURE, SequenceConfig
+from recsys.rerank.sequence import SequenceConfig
 from recsys.settings import Settings
+
+if TYPE_CHECKING:
+    from recsys.rerank.interpret import Words
 
 # Requests in a batch.
 EXERCISES = 64
 
 
 def learn_meanings(
-    config: SequenceConfig, library: Library | None, facets: Facets, encoder: TextEncoder, settings: Settings, seed: int
+    config: SequenceConfig,
+    library: Library | None,
+    facets: Facets,
+    texts: Floats,
+    encoder: TextEncoder,
+    settings: Settings,
+    seed: int,
 ) -> Ear:
-    """Train the interpreter on the library's requests, whose meaning is known."""
+    """Train the interpreter on the library's requests, whose meaning is known. texts : (items, dim) vectors."""
     import torch
 
     from recsys.rerank.interpret import Exercises, Interpreter
@@ -47,14 +61,32 @@ def learn_meanings(
                 folder=folder / "interpret",
                 title="requests",
             )
-    return Ear(library is not None, network.eval(), facets.names, names, facets.years, Mentions.of(facets.titles))
+    return Ear(
+        library is not None,
+        network.eval(),
+        facets.names,
+        names,
+        facets.carried.astype(np.float32),
+        facets.years,
+        Mentions.of(facets.titles),
+        Likeness.of(texts),
+    )
 
 
-def understood(ear: Ear, requests: Sequence[Request], encoder: TextEncoder) -> float:
-    """Share of what these requests want and refuse that is taken for what it is."""
+def examine(ear: Ear, requests: Sequence[Request], items: Codes, encoder: TextEncoder) -> tuple[Ear, float]:
+    """The ear with what it learns from requests in new words, each for one of `items`, about how far likeness goes; and
+    how much of these requests was `understood`."""
     from recsys.rerank.interpret import Words
 
-    meanings = ear.interpreter.meanings(Words.of([r.text for r in requests], encoder), ear.vectors)
+    words = Words.of([request.text for request in requests], encoder)
+    wishes = [row for row, request in enumerate(requests) if request.wants]
+    likeness = ear.likeness.learn(words.means()[wishes], items[wishes]) if wishes else ear.likeness
+    return replace(ear, likeness=likeness), understood(ear, requests, words)
+
+
+def understood(ear: Ear, requests: Sequence[Request], words: "Words") -> float:
+    """Share of what these requests want and refuse that is taken for what it is. words : of the requests."""
+    meanings = ear.interpreter.meanings(words, ear.vectors)
     right = [
         float(meanings[name][row, value]) > SURE
         for row, request in enumerate(requests)

@@ -5,30 +5,40 @@ log-likelihood per token after what is known of the user, less the same after a 
 (Raw likelihood mostly says which titles are common.) All candidates of a user share one copy of the prompt in one
 forward pass (`lm.local`); each is judged alone, so their order changes nothing.
 
+With `adapter`, the model is tuned first (`rerank.lora`), on questions that the fusion never sees; prompt and prior are
+then read by the tuned model.
+
 With `contrast` w, the profile is weighed by what it changes: with + w * (with - without the profile), as in
 classifier-free guidance (Sanchez et al., "Stay on topic with classifier-free guidance", ICML 2024).
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
 from pydantic import Field
 from tqdm import tqdm
 
+from recsys.data.split import Questions
 from recsys.protocols import LanguageModel
+from recsys.rerank.adapter import ENOUGH, Adapter, AdapterConfig, Lesson, chosen, local
 from recsys.rerank.evidence import Evidence
-from recsys.rerank.features import QUIET_UP_TO
+from recsys.rerank.features import QUIET_UP_TO, Ranked
 from recsys.rerank.fusion import Array
 from recsys.rerank.judge import LMSource, readable
 from recsys.rerank.prompt import PACKED, About, Prompt
 from recsys.rerank.prompted import Case, Prompted, PromptedConfig
-from recsys.tables import Catalog
+from recsys.settings import Settings
+from recsys.tables import Candidates, Catalog, Profiles, Queries, Truth
+
+log = logging.getLogger(__name__)
 
 _FILE = "priors.parquet"
+_ADAPTER = "adapter"
 _PRIOR_BATCH = 128
 
 
@@ -38,6 +48,7 @@ class PackedConfig(PromptedConfig):
     contrast    : weight of what the profile changes in the model's opinion; 0 reads it once
     prior_items : a catalog of at most so many items has all priors computed at fit; beyond, items met later cost one
         small pass each, once
+    adapter     : the model is tuned to put candidates in order; None takes it as it is
     """
 
     sections: ClassVar[tuple[str, ...]] = PACKED
@@ -46,6 +57,7 @@ class PackedConfig(PromptedConfig):
     prompt: str = "pmi-v1"
     contrast: float = 0.0
     prior_items: int = Field(default=20_000, ge=0)
+    adapter: AdapterConfig | None = None
 
     def judge(self, prompt: Prompt, lm: LanguageModel, evidence: Evidence) -> "PackedJudge":
         """See `PromptedConfig.judge`."""
@@ -61,6 +73,54 @@ class PackedJudge(Prompted):
 
     config: PackedConfig
     priors: dict[str, float] = field(default_factory=dict)
+    adapter: Adapter | None = None
+
+    def taught(
+        self,
+        questions: Questions,
+        candidates: Candidates,
+        profiles: Profiles,
+        catalog: Catalog,
+        *,
+        seed: int,
+        settings: Settings | None,
+    ) -> tuple[Self, Questions, dict[str, Any]]:
+        """With `adapter`, around a tuned model; it learned on the lists of some users, whose questions are not left.
+
+        Errors: `SpecError` where the model cannot be trained here; those of `lora.train_adapter`.
+        """
+        config = self.config.adapter
+        if config is None:
+            return self, questions, {}
+        model = local(self.lm)
+        heads = Ranked.of(questions.queries, candidates).head(self.config.depth)
+        heads = heads.take(np.flatnonzero(heads.answers(questions.truth) >= 0))
+        learns = chosen(questions.queries, heads.asked, config.lists, seed)
+        ids = questions.queries.frame["query_id"].gather(heads.asked).cast(pl.String)
+        # In an order that depends on the questions alone.
+        rows = np.array([row for row in ids.arg_sort() if learns[heads.asked[row]]], dtype=np.int64)
+        lessons = self._lessons(heads.take(rows[: config.lists]), questions, profiles, catalog)
+        if len(lessons) < ENOUGH:
+            log.warning("reranker.adapter: %d lists with an answer are too few to learn from", len(lessons))
+            return self, questions, {}
+        from recsys.rerank.lora import train_adapter
+
+        queries, truth = (table.frame.filter(~learns) for table in (questions.queries, questions.truth))
+        left = Questions(Queries(queries), Truth(truth))
+        adapter, report = train_adapter(config, lessons, self.prompt.empty, model, settings, seed=seed)
+        if adapter is None:
+            return self, left, {"adapter": report}
+        return replace(self, lm=adapter.on(self.lm), adapter=adapter, priors={}), left, {"adapter": report}
+
+    def _lessons(self, heads: Ranked, questions: Questions, profiles: Profiles, catalog: Catalog) -> list[Lesson]:
+        """Of lists that hold their answer."""
+        cases = self.cases(heads.frames(), questions.queries, profiles, catalog)
+        lessons = []
+        for case, place in zip(map(self.fitting, cases), heads.answers(questions.truth), strict=True):
+            texts = [self._answer(text) for text in case.items]
+            wrong = tuple(sorted(set(texts) - {texts[place]}))
+            lessons.append(Lesson(self.prompt.render(case.about), texts[place], wrong))
+        return [lesson for lesson in lessons if lesson.wrong]
 
     def prepare(self, heads: Sequence[pl.DataFrame], catalog: Catalog) -> None:
         """Score the priors of the catalog's titles; of a large catalog only those that the lists hold."""
@@ -112,8 +172,10 @@ class PackedJudge(Prompted):
                 self.priors.update({a: s.mean for a, s in zip(batch, scores, strict=True)})
 
     def save(self, folder: Path) -> None:
-        """Write JSON and Parquet."""
+        """Write JSON, Parquet, and what was learned."""
         super().save(folder)
+        if self.adapter is not None:
+            self.adapter.save(folder / _ADAPTER)
         known = sorted(self.priors.items())
         priors = pl.DataFrame(known, schema={"answer": pl.String, "prior": pl.Float64}, orient="row")
         priors.write_parquet(folder / _FILE)
@@ -121,7 +183,21 @@ class PackedJudge(Prompted):
     @classmethod
     def load(cls, folder: Path, lm: LMSource | None) -> Self:
         """Read the folder. Errors: `BundleError` where it is damaged or was fitted with another language model."""
-        judge = super().load(folder, lm)
+        adapter = Adapter.load(folder / _ADAPTER) if (folder / _ADAPTER).exists() else None
+        judge = super().load(folder, _adapted(lm, adapter))
         with readable(folder, "a packed judge"):
             judge.priors.update(pl.read_parquet(folder / _FILE).select("answer", "prior").iter_rows())
-        return judge
+        return replace(judge, adapter=adapter)
+
+
+def _adapted(lm: LMSource | None, adapter: Adapter | None) -> LMSource | None:
+    """The same source of a language model, with what was learned on it."""
+    if lm is None or adapter is None:
+        return lm
+    given, learned = lm, adapter
+
+    def source() -> LanguageModel | None:
+        model = given()
+        return None if model is None else learned.on(model)
+
+    return source

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -24,6 +24,7 @@ from recsys.rerank.fused import Fused, FusedConfig
 from recsys.rerank.fusion import Array
 from recsys.rerank.judge import LMSource, readable, same_lm
 from recsys.rerank.prompt import TITLE_CHARS, About, Prompt, shortened
+from recsys.settings import Settings
 from recsys.tables import Candidates, Catalog, Id, InteractionLog, Profiles, Queries
 
 log = logging.getLogger(__name__)
@@ -86,16 +87,25 @@ class PromptedConfig(FusedConfig):
         lm: LanguageModel,
         *,
         seed: int,
+        settings: Settings | None = None,
     ) -> Fused:
-        """See `FusedConfig.fuse`. Errors: `ModelError` when the model fails; `SpecError` for a prompt that is unknown
-        or has no place for what the conditions name, and for a model that cannot do what the config wants of it."""
+        """See `FusedConfig.fuse`. settings : where a model that is trained keeps its unfinished state; None: nowhere.
+
+        Errors: `ModelError` when the model fails; `SpecError` for a prompt that is unknown or has no place for what the
+        conditions name, and for a model that cannot do what the config wants of it."""
         prompt = Prompt.read(self.prompt, self.sections)
         for condition in self.conditions:
             if not prompt.says(condition):
                 raise SpecError(f"reranker.conditions: prompt '{self.prompt}' has no place for '{condition}'")
         evidence = Evidence.of(catalog) if "evidence" in self.conditions else Evidence()
-        judge = self.judge(prompt, lm, evidence)
-        return self.fuse(judge, questions, candidates, profiles, catalog, log, seed=seed)
+        judge, left, told = self.judge(prompt, lm, evidence).taught(
+            questions, candidates, profiles, catalog, seed=seed, settings=settings
+        )
+        if left is not questions:
+            own = candidates.frame.join(left.queries.frame, on="query_id", how="semi", maintain_order="left")
+            candidates = Candidates(own)
+        fused = self.fuse(judge, left, candidates, profiles, catalog, log, seed=seed)
+        return replace(fused, report={**fused.report, **told})
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,20 @@ class Prompted:
     def prepare(self, heads: Sequence[pl.DataFrame], catalog: Catalog) -> None:
         """Nothing."""
 
+    def taught(
+        self,
+        questions: Questions,
+        candidates: Candidates,
+        profiles: Profiles,
+        catalog: Catalog,
+        *,
+        seed: int,
+        settings: Settings | None,
+    ) -> tuple[Self, Questions, dict[str, Any]]:
+        """The judge after it has learned what there is to learn, the questions that it did not learn from, and a
+        report. Here: nothing."""
+        return self, questions, {}
+
     def opinions(
         self, heads: Sequence[pl.DataFrame], queries: Queries, profiles: Profiles, catalog: Catalog
     ) -> Iterator[Array]:
@@ -157,7 +181,7 @@ class Prompted:
         with tqdm(total=len(heads), desc="LM reads", unit="user", leave=None, disable=quiet) as bar:
             for at in range(0, len(heads), _BLOCK):
                 cases = self.cases(heads[at : at + _BLOCK], queries, profiles, catalog)
-                fitting = [self._fitting(case) for case in cases]
+                fitting = [self.fitting(case) for case in cases]
                 cut += sum(a is not b for a, b in zip(cases, fitting, strict=True))
                 some = [case for case in fitting if len(case.items) > 1]
                 found = iter(self.judge(some) if some else [])
@@ -244,7 +268,8 @@ class Prompted:
         self.budget.note(sum(sent for sent, _ in calls[:n]), sum(received for _, received in calls[:n]))
         return [*found, *[None] * (len(prompts) - n)]
 
-    def _fitting(self, case: Case) -> Case:
+    def fitting(self, case: Case) -> Case:
+        """The case with as much of the user as the model's context holds. Errors: `ModelError` for a list too long."""
         limit = self.config.context or context_of(self.lm)
         room = sys.maxsize if limit is None else limit - _TURN
         about = shortened(case.about, lambda said: self.fits(case, said, room))

@@ -1,10 +1,11 @@
 """A network that reads a history of items and texts in words, and says what comes next.
 
-History: causal self-attention over item tokens, as SASRec (Kang & McAuley, ICDM 2018), from an empty start on. Texts
-come from a frozen text encoder: a request as one vector, a profile as one for each sentence. The state after the
-history attends to them. So one state of a user serves any text, and one text any user; items are scored by the product
-of the state and their token, all of them for the price of one. To that comes the log probability that an item is what
-the request means (`interpret`), so that words are held to, and the network learns only what they leave open.
+History: causal self-attention over item tokens, as SASRec (Kang & McAuley, ICDM 2018), from an empty start on. The
+state after the history attends to what else is told of the user: the sentences of a profile, each one vector of a
+frozen text encoder, and the token of an item that a request names ("like that one"). So one state of a user serves any
+text, and one text any user; items are scored by the product of the state and their token, all for the price of one.
+What else a request says is no input here: `interpret` has its meaning, which holds for any user and any item, where a
+network that reads the words themselves learns the training requests by heart (notebooks/LOG.md).
 
 An item's token is what the catalog says of it (text vector and attributes, projected) plus a vector of its own. In
 training the own vectors of some items are left out, and the histories of some positions: what is learned without them
@@ -13,6 +14,7 @@ holds for items and users without a past (DropoutNet, Volkovs et al., NIPS 2017)
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recsys.data.vocab import Histories
+from recsys.lm.weights import Weights
 from recsys.networks.attention import SPREAD, Attend, Block, principal_directions, spread_out
 from recsys.protocols import Floats
-from recsys.rerank.interpret import log_fits
+from recsys.rerank.backbone import BackboneConfig, first_layers
 from recsys.rerank.lessons import PROFILES
 
 # Histories read at once.
 ROWS = 256
+# Standard deviation of a language model's word vectors (SmolLM2: 0.136).
+WORDS = 0.1
 # How much a batch that is full of profiles counts beside its histories.
 TOLD = 1.0
 
@@ -57,14 +62,55 @@ class Items:
 
     text       : (items, width) vectors; attributes : (items, attributes); own : (items, dim) what their own vectors
                  start from
-    carried    : (items, facets) what requests may name; years : (items,) NaN where not known
     """
 
     text: Floats
     attributes: Floats
     own: Floats
-    carried: npt.NDArray[np.bool_]
-    years: Floats
+
+
+class Backbone(nn.Module):
+    """Layers of a language model (`backbone.first_layers`) as one block, added to what came in.
+
+    Tokens enter as widely spread as the language model's own words. What is not learned is no part of the state.
+    base : the language model, as of `Weights.short_id`
+    """
+
+    def __init__(self, dim: int, layers: nn.Module, base: str, dropout: float) -> None:
+        super().__init__()
+        hidden = int(layers.config.hidden_size)  # type: ignore[union-attr, arg-type]  # transformers' config
+        self.base, self.dropout = base, dropout
+        self.before, self.enter = nn.LayerNorm(dim), nn.Linear(dim, hidden)
+        self.layers = layers
+        self.after, self.leave = nn.LayerNorm(hidden), nn.Linear(hidden, dim)
+        nn.init.normal_(self.enter.weight, std=WORDS / dim**0.5)
+        self.register_state_dict_post_hook(_drop_frozen)  # type: ignore[no-untyped-call]  # torch leaves these untyped
+        self.register_load_state_dict_post_hook(_miss_no_frozen)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def of(cls, config: BackboneConfig, weights: Weights, size: Size) -> "Backbone":
+        """The backbone before training. Errors: those of `first_layers`."""
+        layers = first_layers(config, weights, size.length + 1)
+        return cls(size.dim, layers, weights.short_id, size.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x : (batch, time, dim), padded on the right: causal layers never look at the padding."""
+        z = self.layers(inputs_embeds=self.enter(self.before(x)), use_cache=False).last_hidden_state
+        return x + functional.dropout(self.leave(self.after(z)), self.dropout, self.training)
+
+
+def _frozen(module: nn.Module) -> set[str]:
+    return {name for name, value in module.named_parameters() if not value.requires_grad}
+
+
+def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in _frozen(module):
+        state.pop(prefix + name)
+
+
+def _miss_no_frozen(module: nn.Module, found: Any) -> None:
+    frozen = tuple(f".{name}" for name in _frozen(module))
+    found.missing_keys[:] = [key for key in found.missing_keys if not f".{key}".endswith(frozen)]
 
 
 class Reader(nn.Module):
@@ -74,17 +120,16 @@ class Reader(nn.Module):
     known: Tensor
     met: Tensor
     place: Tensor
-    carried: Tensor
-    years: Tensor
 
-    def __init__(self, items: Items, frequency: npt.NDArray[np.integer], size: Size) -> None:
+    def __init__(
+        self, items: Items, frequency: npt.NDArray[np.integer], size: Size, backbone: Backbone | None = None
+    ) -> None:
+        """backbone : reads the history in place of blocks of the network's own."""
         super().__init__()
         self.size, dim = size, size.dim
         n, width = len(frequency), items.text.shape[1]
         text = torch.from_numpy(items.text - items.text.mean(axis=0))
         self.register_buffer("features", torch.cat([text, torch.from_numpy(items.attributes)], 1), persistent=False)
-        self.register_buffer("carried", torch.from_numpy(items.carried).float(), persistent=False)
-        self.register_buffer("years", torch.from_numpy(items.years), persistent=False)
         self.register_buffer("known", torch.zeros(n, dtype=torch.bool))
         self.register_buffer("met", torch.empty(0, dtype=torch.long), persistent=False)
         self.register_buffer("place", torch.zeros(n, dtype=torch.long), persistent=False)
@@ -95,23 +140,27 @@ class Reader(nn.Module):
         self.own = nn.Parameter(SPREAD * spread_out(torch.from_numpy(items.own)))
         self.bias, self.told_bias = nn.Parameter(torch.zeros(n)), nn.Linear(dim, 1)
         self.start, self.places = (nn.Parameter(torch.randn(k, dim) * SPREAD) for k in (1, size.length + 1))
-        self.blocks = nn.ModuleList(Block(dim, size.heads, size.dropout) for _ in range(size.layers))
+        own = [backbone] if backbone else [Block(dim, size.heads, size.dropout) for _ in range(size.layers)]
+        self.blocks = nn.ModuleList(own)
         self.last, self.out = nn.LayerNorm(dim), nn.Linear(dim, dim, bias=False)
         nn.init.eye_(self.out.weight)
-        self.request, self.sentence, self.item = nn.Linear(width, dim), nn.Linear(width, dim), nn.Linear(dim, dim)
+        self.sentence, self.item = nn.Linear(width, dim), nn.Linear(dim, dim)
         self.readers = nn.ModuleList(Attend(dim, 4, 0.1) for _ in range(size.readers))
         self.last_read, self.out_read = nn.LayerNorm(dim), nn.Linear(dim, dim, bias=False)
         nn.init.zeros_(self.out_read.weight)
         self.meet(frequency)
 
+    @property
+    def base(self) -> str:
+        """The language model that reads the history, as of `Weights.short_id`; empty where there is none."""
+        return next((block.base for block in self.blocks if isinstance(block, Backbone)), "")
+
     @classmethod
-    def blank(cls, items: int, width: int, size: Size) -> "Reader":
+    def blank(cls, items: int, width: int, size: Size, backbone: Backbone | None = None) -> "Reader":
         """A network that gets its weights from a file, and its items as tokens."""
         zeros = np.zeros((items, width), np.float32)
-        unknown = np.full(items, np.nan, np.float32)
-        own = np.zeros((items, size.dim), np.float32)
-        blank = Items(zeros, zeros[:, :0], own, np.zeros((items, 0), bool), unknown)
-        return cls(blank, np.zeros(items, dtype=np.int64), size)
+        blank = Items(zeros, zeros[:, :0], np.zeros((items, size.dim), np.float32))
+        return cls(blank, np.zeros(items, dtype=np.int64), size, backbone)
 
     def meet(self, frequency: npt.NDArray[np.integer]) -> None:
         """Let the items with events in `frequency` (items,) be answers; new ones start at their log frequency."""
@@ -144,16 +193,13 @@ class Reader(nn.Module):
     def read(self, states: Tensor, tokens: Tensor, text: Mapping[str, Tensor] | None = None) -> Tensor:
         """(n, dim), to multiply with `tokens`: what `states` (n, dim) expect next, given texts.
 
-        text : "request" (n, width), zeros for none; "sentences" (n, m, width) with "sentences_mask" (n, m); "like" (n,)
-               codes of the item that is named, -1 for none. All may be missing; whoever has none is read as if without.
+        text : "sentences" (n, m, width) with "sentences_mask" (n, m); "like" (n,) codes of the item that is named, -1
+               for none. All may be missing; whoever has none is read as if without.
         """
         plain: Tensor = self.out(self.last(states))
         if not text:
             return plain
         memory, masks = [], []
-        if "request" in text:
-            memory.append(self.request(text["request"])[:, None])
-            masks.append((text["request"] != 0).any(dim=1, keepdim=True))
         if "sentences" in text:
             memory.append(self.sentence(text["sentences"]))
             masks.append(text["sentences_mask"])
@@ -174,8 +220,7 @@ class Reader(nn.Module):
         """The loss: cross-entropy of the answers.
 
         items, targets : (batch, time) codes; targets -1 where there is none
-        asked          : (n, 2) row and place of the positions that come with a request: its "request" and "like", and
-                         what it means as `log_fits` takes it: "wants", "refuses", "newer", "older", "like_years"
+        asked          : (n, 2) row and place of the positions at which an item is named, "like" (n,)
         sentences, sentences_mask : (m, s, width) profiles; told (k,) the profile of each answer "told_targets" (k,)
         """
         without = torch.rand(len(self.known), device=self.known.device) < self.size.item_dropout * torch.rand(
@@ -195,9 +240,8 @@ class Reader(nn.Module):
             row, at = batch["asked"].T
             plain = plain.clone()
             plain[row, at] = False
-            text = {name: batch[name] for name in ("request", "like")}
-            logits = self._logits(self.read(after[row, at], tokens, text), tokens[items], bias)
-            logits = logits + log_fits(batch, self.carried[items], self.years[items])
+            found = self.read(after[row, at], tokens, {"like": batch["like"]})
+            logits = self._logits(found, tokens[items], bias)
             loss = loss + self._answered(logits, batch["targets"][row, at], items).sum() / n
         logits = self._logits(self.read(after[plain], tokens), tokens[items], bias)
         loss = loss + self._answered(logits, batch["targets"][plain], items).sum() / n

@@ -33,6 +33,8 @@ MOST_VALUES = 200
 AMONG, NEAREST = 1000, 3
 # How often a refusal comes before what is wanted.
 FIRST = 0.15
+# How often the plainest phrasing of a kind is taken, and no opening or no closing: people are short.
+PLAIN = 0.2
 # "the 1990s" is also said in words.
 TENS = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
 DECADES = dict(zip(range(20, 100, 10), TENS, strict=True))
@@ -135,7 +137,7 @@ def _years(frame: pl.DataFrame, columns: Sequence[Column]) -> Floats:
 
 @dataclass(frozen=True)
 class Wording:
-    """Phrasings by kind."""
+    """Phrasings by kind, the plainest first."""
 
     phrases: Mapping[str, tuple[str, ...]]
 
@@ -156,10 +158,11 @@ class Wording:
         return cls({kind: tuple(lines) for kind, lines in found.items()})
 
     def split(self, seed: int) -> tuple["Wording", "Wording"]:
-        """Nine tenths of the phrasings of each kind, drawn by seed, and the rest: at least one on either side."""
+        """Nine tenths of the phrasings of each kind, the plainest and others drawn by seed, and the rest: at least one
+        on either side."""
         most, rest = {}, {}
         for kind, lines in self.phrases.items():
-            order = np.random.default_rng([seed, len(lines)]).permutation(len(lines))
+            order = [0, *(1 + np.random.default_rng([seed, len(lines)]).permutation(len(lines) - 1))]
             cut = min(len(lines) - 1, -(-9 * len(lines) // 10)) or len(lines)
             most[kind] = tuple(lines[i] for i in order[:cut])
             rest[kind] = tuple(lines[i] for i in order[cut:]) or most[kind]
@@ -179,7 +182,7 @@ class Writer:
         draw = random.Random(seed)
         rng = np.random.default_rng(seed)
         refused = self._refused(len(items), rng)
-        like = self._like(items, rng)
+        like = self.alike(items, rng)
         return [self._one(int(item), no, other, draw) for item, no, other in zip(items, refused, like, strict=True)]
 
     def _refused(self, n: int, rng: np.random.Generator) -> Codes:
@@ -189,8 +192,8 @@ class Writer:
             return np.full((n, 2), -1, dtype=np.int32)
         return rng.choice(len(weights), (n, 2), p=weights / weights.sum()).astype(np.int32)
 
-    def _like(self, items: Codes, rng: np.random.Generator) -> npt.NDArray[np.intp]:
-        """(requests, NEAREST) other items that are near each."""
+    def alike(self, items: Codes, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+        """(items, NEAREST) others that are near each; fewer columns where there are fewer."""
         some = rng.choice(len(self.near), min(AMONG, len(self.near)), replace=False)
         distinct, place = np.unique(items, return_inverse=True)
         found = np.zeros((len(distinct), min(NEAREST, len(some))), dtype=np.intp)
@@ -232,8 +235,8 @@ class Writer:
             said_first = not head or draw.random() < FIRST
             head = ", ".join([refusal, head] if said_first else [head, refusal]).strip(", ")
             opened = not said_first  # "looking for i hate horror" is nobody's English
-        opening = draw.choice(self.wording.phrases["open"]) if opened else ""
-        closing = draw.choice(self.wording.phrases["close"])
+        opening = say("open", draw) if opened else ""
+        closing = say("close", draw)
         text = f"{opening} {head} {closing}".strip().replace(" ,", ",")
         return replace(request, text=text)
 
@@ -250,5 +253,6 @@ class Writer:
         return request, head
 
     def _say(self, kind: str, draw: random.Random, **slots: str) -> str:
-        phrase = draw.choice(self.wording.phrases[kind])
+        phrases = self.wording.phrases[kind]
+        phrase = phrases[0] if draw.random() < PLAIN else draw.choice(phrases)
         return SLOTS.sub(lambda match: slots[match[1]], phrase)

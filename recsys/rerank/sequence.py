@@ -1,12 +1,12 @@
 """The sequence reranker: a small network reads the history item by item and texts through a frozen encoder (`reader`).
 
 One state stands for a user, whatever the number of candidates: they are scored by a product with their tokens, each
-alone, so their order changes nothing. A request in words is read by every user's state, and held to by what it means
-(`interpret`); a profile stands in for a history that is not there. `train` trains it.
+alone, so their order changes nothing. To a request in words candidates are held by what it means (`interpret`), and an
+item that it names is read by the state; a profile stands in for a history that is not there. `train` trains it.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -16,36 +16,28 @@ import polars as pl
 from pydantic import Field
 
 from recsys.data.vocab import Vocab
-from recsys.errors import BundleError, ModelError, RecsysError, SpecError
-from recsys.networks.training import Schedule
-from recsys.protocols import Floats, TextEncoder
+from recsys.errors import BundleError
+from recsys.networks.training import Heads, Schedule
+from recsys.protocols import Floats, Ints
+from recsys.rerank.backbone import BackboneConfig, WeightsSource, no_weights, same_base
 from recsys.rerank.features import candidate_codes
 from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array
+from recsys.rerank.hearing import Asked, Ear, EncoderSource, listen, summoned
 from recsys.rerank.judge import readable
-from recsys.rerank.lessons import Asked, Ear, Mentions, Sentences
+from recsys.rerank.lessons import Sentences
 from recsys.tables import Catalog, Profiles, Queries
 
 if TYPE_CHECKING:
     from recsys.rerank.reader import Reader
 
-EncoderSource = Callable[[], TextEncoder]
 # Up to here every item competes with every other in training; beyond, with a sample of this size.
 FULL_SOFTMAX, SAMPLED = 20_000, 4096
 # Queries with texts that are read at once.
 ROWS = 256
-# From here on a meaning is told to who asked.
-SURE = 0.5
 # What a profile claims that rests on no event: there is nothing in it to read.
 NOTHING = ["events|n=0"]
-# What a request means, in a batch.
-MEANING = ("wants", "refuses", "newer", "older", "like_years")
 _FILE = "judge.json"
-
-
-def no_encoder() -> TextEncoder:
-    """For where there is none. Errors: `SpecError`."""
-    raise SpecError("no text encoder is given")
 
 
 def profiles_read(queries: Queries, profiles: Profiles, empty: pl.Series) -> pl.Series:
@@ -61,11 +53,13 @@ class SequenceConfig(FusedConfig, Schedule):
     dim, layers, heads, length : of the blocks that read the history
     readers  : blocks in which the state attends to texts
     item_dropout, history_dropout : most items' own vectors, and share of histories, that are left out in training
-    requests : share of the places in histories that come with a request in training
-    written, exercises : requests that are written for training, and passes over them to learn what they mean
+    written, exercises : requests that are written for training, none to not read any, and passes over them to learn
+        what they mean
+    likened  : share of the places in histories at which an item like the answer is named in training
     told     : profiles that are written for training
     use_text, use_ids : whether items are told by what the catalog says, and by vectors of their own
     heldout  : users whose last event says when to stop
+    backbone : a language model that reads the history in place of `layers` blocks
     """
 
     needs_lm: ClassVar[bool] = False
@@ -76,20 +70,21 @@ class SequenceConfig(FusedConfig, Schedule):
     tune_users: int = Field(default=1000, ge=1)
     dim: int = Field(default=128, ge=8, multiple_of=4)
     layers: int = Field(default=2, ge=1)
-    heads: int = Field(default=2, ge=1)
+    heads: Heads = 2
     length: int = Field(default=100, ge=1)
     dropout: float = Field(default=0.25, ge=0, lt=1)
     readers: int = Field(default=1, ge=1)
     item_dropout: float = Field(default=0.3, ge=0, lt=1)
     history_dropout: float = Field(default=0.1, ge=0, lt=1)
-    requests: float = Field(default=0.2, ge=0, le=1)
-    written: int = Field(default=20_000, ge=1)
+    written: int = Field(default=20_000, ge=0)
     exercises: int = Field(default=5, ge=1)
+    likened: float = Field(default=0.05, ge=0, le=1)
     told: int = Field(default=3000, ge=0)
     heldout: int = Field(default=2000, ge=1)
     negatives: int | None = Field(default=None, ge=1)
     use_text: bool = True
     use_ids: bool = True
+    backbone: BackboneConfig | None = None
     epochs: int = Field(default=20, ge=1)
     patience: int = Field(default=3, ge=1)
 
@@ -125,7 +120,6 @@ class SequenceJudge:
     ear: Ear
     encoder_id: str
     encoder: EncoderSource
-    carried: Floats
     table: tuple[Floats, Floats]
 
     @property
@@ -148,96 +142,57 @@ class SequenceJudge:
         vectors, bias = self.table
         asked = pl.Series("query_id", [head["query_id"][0] for head in heads], dtype=queries.frame["query_id"].dtype)
         own = Queries(pl.DataFrame({"query_id": asked}).join(queries.frame, on="query_id", maintain_order="left"))
-        users, asked_of = self.users(own, profiles)
+        users, rows, requests = self.users(own, profiles)
+        place = {int(row): i for i, row in enumerate(rows)}
         items = pl.concat([head["item_id"] for head in heads])
         lists = np.split(candidate_codes(self.vocab, items), np.cumsum([len(head) for head in heads])[:-1])
         for row, (codes, user) in enumerate(zip(lists, users, strict=True)):
             opinion = vectors[codes] @ user + bias[codes]
-            if row in asked_of:
-                opinion = np.stack([opinion, self._fits(asked_of[row], codes)], axis=1)
+            if row in place:
+                fits = self.ear.fits(requests.take(np.array([place[row]])), codes)[0]
+                opinion = np.stack([opinion, fits], axis=1)
             yield opinion.astype(np.float64)
 
     def scores(self, queries: Queries, profiles: Profiles) -> Floats:
         """(queries, items) logits of the whole catalog."""
         vectors, bias = self.table
-        users, asked_of = self.users(queries, profiles)
+        users, rows, requests = self.users(queries, profiles)
         found = users @ vectors.T + bias
-        for row, asked in asked_of.items():
-            found[row] += self._fits(asked, np.arange(len(self.vocab)))
+        if len(rows):
+            found[rows] += self.ear.fits(requests)
         return np.asarray(found, dtype=np.float32)
 
-    def users(self, queries: Queries, profiles: Profiles) -> tuple[Floats, dict[int, Mapping[str, Any]]]:
-        """(queries, dim) what each user expects next, given the request, or the profile where there is no history; and
-        what the requests mean, by the place of their query."""
+    def users(self, queries: Queries, profiles: Profiles) -> tuple[Floats, Ints, Asked]:
+        """(queries, dim) what each user expects next, given an item that the request names, and the profile where there
+        is no history; the rows of the queries that ask for something, and what."""
         import torch
 
         from recsys.rerank.reader import states_after
 
         histories = self.vocab.histories(queries)
         vectors = torch.from_numpy(self.table[0])
-        requests = queries.frame["request"].str.strip_chars()
-        if not self.limits:
-            requests = pl.Series("request", [""] * len(requests), dtype=pl.String)
+        asking, requests = listen(self.ear, queries, self.encoder, self.encoder_id)
+        likes = np.full(len(queries), -1, dtype=np.int64)
+        likes[asking] = requests.like
         told = profiles_read(queries, profiles, pl.Series(np.diff(histories.indptr) == 0))
-        asked_of: dict[int, Mapping[str, Any]] = {}
         with torch.inference_mode():
             states = states_after(self.network, histories, vectors)
             found = self.network.read(states, vectors).numpy()
-            some = np.flatnonzero((requests != "").to_numpy() | (told != "").to_numpy())
+            some = np.flatnonzero((likes >= 0) | (told != "").to_numpy())
             for rows in np.array_split(some, -(-len(some) // ROWS)) if len(some) else []:
-                text = self._read([requests[int(r)] for r in rows], [told[int(r)] for r in rows])
+                text = {"like": torch.from_numpy(likes[rows])}
+                if any(profiles_told := told.gather(rows).to_list()):
+                    text |= Sentences.of(profiles_told, summoned(self.encoder, self.encoder_id)).take(
+                        np.arange(len(rows))
+                    )
                 found[rows] = self.network.read(states[rows], vectors, text).numpy()
-                for place, row in enumerate(rows):
-                    if requests[int(row)]:
-                        asked_of[int(row)] = {name: text[name][place : place + 1] for name in MEANING}
-        return np.asarray(found, dtype=np.float32), asked_of
+        return np.asarray(found, dtype=np.float32), asking, requests
 
     def understood(self, requests: Sequence[str]) -> list[dict[str, Any]]:
-        """What requests are taken to mean, to be shown to who asked: the values that each "wants" and "refuses" (a list
-        of names), "like" (a title or None), "than" ("newer", "older" or None).
-
-        Errors: `ModelError` where the text encoder is not to be had.
-        """
+        """See `Ear.told`. Errors: `ModelError` where the text encoder is not to be had."""
         if not requests or not self.limits:
             return []
-        text = self._read(requests, [""] * len(requests))
-        titles = self.ear.mentions.titles
-        found = []
-        for row in range(len(requests)):
-            said = {
-                name: [value for value, p in zip(self.ear.names, text[name][row], strict=True) if p > SURE]
-                for name in ("wants", "refuses")
-            }
-            code = int(text["like"][row])
-            like = titles[code] if code >= 0 else None
-            than = next((name for name in ("newer", "older") if like and text[name][row] > SURE), None)
-            found.append({**said, "like": like, "than": than})
-        return found
-
-    def _fits(self, asked: Mapping[str, Any], codes: Any) -> Floats:
-        import torch
-
-        from recsys.rerank.interpret import log_fits
-
-        found = log_fits(asked, torch.from_numpy(self.carried[codes]), torch.from_numpy(self.ear.years[codes]))
-        return np.asarray(found[0].numpy(), dtype=np.float32)
-
-    def _read(self, requests: Sequence[str], told: Sequence[str]) -> dict[str, Any]:
-        import torch
-
-        try:
-            encoder = self.encoder()
-        except RecsysError as error:
-            raise ModelError(f"{self.encoder_id}: texts cannot be read: {error}") from error
-        text: dict[str, Any] = {}
-        if any(requests):
-            asked = Asked.heard(requests, encoder, self.ear)
-            text |= asked.take(np.arange(len(requests)))
-            silent = torch.tensor([not request for request in requests])
-            text["request"][silent] = 0
-        if any(told):
-            text |= Sentences.of(told, encoder).take(np.arange(len(told)))
-        return text
+        return self.ear.told(self.ear.hear(requests, summoned(self.encoder, self.encoder_id)))
 
     def save(self, folder: Path) -> None:
         """Write JSON, Parquet and safetensors. Items' tokens are written whole: their texts are not needed again."""
@@ -247,34 +202,27 @@ class SequenceJudge:
         vectors, bias = self.table
         arrays = {f"reader.{name}": value.detach().numpy() for name, value in self.network.state_dict().items()}
         arrays = {name: value for name, value in arrays.items() if name not in _REPLACED}
-        heard = self.ear.interpreter.state_dict().items()
-        arrays |= {f"interpreter.{name}": value.detach().numpy() for name, value in heard}
-        arrays |= {"tokens": vectors, "bias": bias, "names": self.ear.vectors, "carried": self.carried.astype(np.uint8)}
+        arrays |= {"tokens": vectors, "bias": bias}
         save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, folder / "network.safetensors")
         facts = {
             "config": self.config.model_dump(mode="json"),
             "encoder": self.encoder_id,
-            "values": self.ear.names,
-            "learned": self.ear.learned,
+            "base": self.network.base,
         }
         (folder / _FILE).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
-        pl.DataFrame(
-            {
-                "item_id": self.vocab.ids,
-                "title": self.ear.mentions.titles,
-                "year": self.ear.years,
-            },
-            schema_overrides={"title": pl.String},
-        ).write_parquet(folder / "items.parquet")
+        pl.DataFrame({"item_id": self.vocab.ids}).write_parquet(folder / "items.parquet")
+        self.ear.save(folder / "ear")
 
     @classmethod
-    def load(cls, folder: Path, encoder: EncoderSource) -> "SequenceJudge":
-        """Read the folder. Errors: `BundleError` where it is damaged."""
+    def load(cls, folder: Path, encoder: EncoderSource, weights: WeightsSource = no_weights) -> "SequenceJudge":
+        """Read the folder; `weights` are asked for those of its backbone, if it has one.
+
+        Errors: `BundleError` where it is damaged, or the backbone is over other weights; those of `weights`.
+        """
         import torch
         from safetensors.numpy import load_file
 
-        from recsys.rerank.interpret import Interpreter
-        from recsys.rerank.reader import Reader
+        from recsys.rerank.reader import Backbone, Reader
 
         with readable(folder, "a sequence reranker"):
             facts = json.loads((folder / _FILE).read_text("utf-8"))
@@ -282,27 +230,22 @@ class SequenceJudge:
             items = pl.read_parquet(folder / "items.parquet")
             arrays = load_file(folder / "network.safetensors")
             table = (arrays["tokens"], arrays["bias"])
-            network = Reader.blank(len(items), arrays["reader.request.weight"].shape[1], config.size(len(items)))
-            interpreter = Interpreter(arrays["names"].shape[1])
-            for part, name in ((network, "reader."), (interpreter, "interpreter.")):
-                state = {k.removeprefix(name): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(name)}
-                found = part.load_state_dict(state, strict=False)
-                if found.unexpected_keys or {name + key for key in found.missing_keys} - _REPLACED:
-                    raise BundleError(f"{folder}: its network is of another version: refit")
-            mentions = Mentions.of(items["title"].to_list())
-            years = items["year"].to_numpy().astype(np.float32)
-            ear = Ear(
-                bool(facts["learned"]),
-                interpreter.eval(),
-                tuple(map(str, facts["values"])),
-                arrays["names"],
-                years,
-                mentions,
-            )
-            carried = arrays["carried"].astype(np.float32)
+            width, size = arrays["reader.sentence.weight"].shape[1], config.size(len(items))
+            backbone = None
+            if config.backbone is not None:
+                base = weights(config.backbone.model)
+                same_base(folder, str(facts["base"]), base)
+                backbone = Backbone.of(config.backbone, base, size)
+            network = Reader.blank(len(items), width, size, backbone)
+            state = {name.removeprefix("reader."): torch.from_numpy(value) for name, value in arrays.items()}
+            found = network.load_state_dict({k: v for k, v in state.items() if k not in _TABLE}, strict=False)
+            if found.unexpected_keys or {f"reader.{key}" for key in found.missing_keys} - _REPLACED:
+                raise BundleError(f"{folder}: its network is of another version: refit")
+            ear = Ear.load(folder / "ear")
         vocab, encoder_id = Vocab(items["item_id"]), str(facts["encoder"])
-        return cls(config, vocab, network.eval(), ear, encoder_id, encoder, carried, table)
+        return cls(config, vocab, network.eval(), ear, encoder_id, encoder, table)
 
 
+_TABLE = {"tokens", "bias"}
 # What the saved tokens stand for.
 _REPLACED = {"reader.told.weight", "reader.own", "reader.bias"}

@@ -23,10 +23,11 @@ from recsys.rerank.endpoint import EndpointConfig
 from recsys.rerank.features import Ranked, candidate_codes, compute
 from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array, standardise
+from recsys.rerank.hearing import EncoderSource
 from recsys.rerank.judge import readable
 from recsys.rerank.listwise import ListwiseConfig
 from recsys.rerank.packed import PackedConfig
-from recsys.rerank.sequence import EncoderSource, SequenceConfig, profiles_read
+from recsys.rerank.sequence import SequenceConfig, profiles_read
 from recsys.tables import Catalog, Profiles, Queries
 
 # Events after which an item counts half, for each mean of a history.

@@ -1,8 +1,8 @@
 """The training line of the sequence reranker, on a CPU or a GPU: one command, resumable, and no answer is ever seen.
 
 First the meaning of requests, from requests written for the purpose; then the reader, on the log before tune, stopped
-when held-out users' next events are guessed no better; then, on tune's questions, what its opinion is worth beside the
-candidates'; last the reader goes on over all that is known.
+when held-out users' next events are guessed no better, and finished over all of that log; then, on tune's questions,
+what its opinion is worth beside the candidates'; last it is finished again, over all that is known.
 """
 
 import logging
@@ -17,14 +17,16 @@ import polars as pl
 from recsys.data.split import Questions
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.errors import SpecError
+from recsys.lm.weights import resolve
 from recsys.networks.chunks import answer_gains, held_out, hold_out
 from recsys.networks.items import attribute_vectors, centred, item_vectors
 from recsys.networks.pairs import cooccurrence
-from recsys.networks.training import Batch, fingerprint, train, workplace
-from recsys.protocols import ProfileSource, TextEncoder
+from recsys.networks.training import fingerprint, train, workplace
+from recsys.protocols import Floats, ProfileSource, TextEncoder
 from recsys.rerank.fused import Fused
-from recsys.rerank.lessons import Asked, Ear, Lessons, Library, Told
-from recsys.rerank.meanings import learn_meanings, understood
+from recsys.rerank.hearing import Asked, Ear
+from recsys.rerank.lessons import Lessons, Library, Told
+from recsys.rerank.meanings import examine, learn_meanings
 from recsys.rerank.requests import Facets, Wording, Writer
 from recsys.rerank.sequence import ROWS, SequenceConfig, SequenceJudge
 from recsys.settings import Settings
@@ -73,7 +75,7 @@ def train_sequence(
     explored = course.explore()
     asked = course.with_texts(questions)
     fused = config.fuse(
-        course.judge(explored),
+        course.judge(course.finish(explored, school.before)),
         asked,
         school.generate(asked.queries),
         profiles,
@@ -81,7 +83,7 @@ def train_sequence(
         school.before,
         seed=seed,
     )
-    judge = course.judge(course.finish(explored))
+    judge = course.judge(course.finish(explored, school.known))
     return replace(fused, judge=judge, report={**fused.report, "training": course.report})
 
 
@@ -97,39 +99,42 @@ class Course:
     writer: Writer
     tester: Writer  # of requests in phrasings that are not taught
     ear: Ear
-    library: Library | None
-    asked: Asked | None
+    alike: Codes  # (items, n) others that are like each
     told: Told | None
     report: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: SequenceConfig, school: School, seed: int) -> "Course":
         """Write requests and profiles to learn from, and learn what requests mean."""
+        if config.backbone:
+            resolve(config.backbone.model, school.settings)  # what is not there is said before the work, not after
         vocab = Vocab.of_items(school.catalog)
         histories = vocab.histories(query_histories(school.before))
         facets = Facets.of(school.catalog, vocab, histories.items)
-        likeness = (item_vectors(school.catalog, vocab), cooccurrence(histories, len(vocab), LIKENESS))
+        texts = item_vectors(school.catalog, vocab)
+        likeness = (texts, cooccurrence(histories, len(vocab), LIKENESS))
         taught, kept = Wording.read().split(seed)
         writer = Writer(facets, taught, np.hstack([centred(vectors) for vectors in likeness]))
         frequency = np.bincount(histories.items, minlength=len(vocab))
         library = (
             Library.write(writer, frequency, school.encoder, config.written, seed)
-            if config.requests and len(facets)
+            if config.written and len(facets)
             else None
         )
-        ear = learn_meanings(config, library, facets, school.encoder, school.settings, seed)
+        ear = learn_meanings(config, library, facets, texts, school.encoder, school.settings, seed)
         report: dict[str, Any] = {}
         if library is not None:
             items = np.random.default_rng(seed).choice(np.flatnonzero(frequency), TESTED).astype(np.int32)
-            report["understood"] = understood(ear, replace(writer, wording=kept).write(items, seed + 3), school.encoder)
+            exam = replace(writer, wording=kept).write(items, seed + 3)
+            ear, report["understood"] = examine(ear, exam, items, school.encoder)
+            report["likeness"] = ear.likeness.keen
             if report["understood"] < UNDERSTOOD:
                 log.warning(
                     "reranker: of what requests in new words want or refuse only %.0f%% is understood: they will not "
                     "be read; raise reranker.written or reranker.exercises",
                     100 * report["understood"],
                 )
-                library, ear = None, replace(ear, learned=False)
-        asked = Asked.of([r.text for r in library.requests], library.words, ear) if library is not None else None
+                ear = replace(ear, learned=False)
         told = None
         if config.told:
             # Without the events that say when to stop: those must be new to the network.
@@ -151,8 +156,7 @@ class Course:
             writer,
             replace(writer, wording=kept),
             ear,
-            library,
-            asked,
+            writer.alike(np.arange(len(vocab), dtype=np.int32), np.random.default_rng(seed)).astype(np.int32),
             told,
             report,
         )
@@ -164,18 +168,19 @@ class Course:
         learned, held, answers = hold_out(self.histories, self.config.heldout, self.seed)
         network = self._network(learned)
         asked = None
-        if self.asked is not None and len(answers):
+        if self.ear.learned and len(answers):
             texts = [request.text for request in self.tester.write(answers, self.seed + 1)]
-            asked = Asked.of(texts, Words.of(texts, self.school.encoder), self.ear)
-        quality = (lambda: heldout_quality(network, held, answers, asked)) if len(answers) else None
+            asked = self.ear.read(texts, Words.of(texts, self.school.encoder))
+        fits = self.ear.fits(asked) if asked is not None else None
+        quality = (lambda: heldout_quality(network, held, answers, asked, fits)) if len(answers) else None
         self.report.update(self._run(network, learned, quality, "explore"))
         return network
 
-    def finish(self, explored: "Reader") -> "Reader":
-        """Go on over all that is known, while the rate falls."""
-        network = deepcopy(explored)
+    def finish(self, explored: "Reader", log: InteractionLog) -> "Reader":
+        """A copy that goes on over a log, while the rate falls."""
+        network = deepcopy(explored, {id(value): value for value in explored.parameters() if not value.requires_grad})
         if self.config.finish:
-            self._run(network, self.vocab.histories(query_histories(self.school.known)), None, "finish")
+            self._run(network, self.vocab.histories(query_histories(log)), None, "finish")
         return network
 
     def judge(self, network: "Reader") -> SequenceJudge:
@@ -194,7 +199,6 @@ class Course:
             self.ear,
             encoder.model_id,
             lambda: encoder,
-            self.writer.facets.carried.astype(np.float32),
             (tokens.numpy(), bias.numpy()),
         )
 
@@ -204,7 +208,7 @@ class Course:
         answers = self.vocab.encode(questions.truth.frame["item_id"])
         part = np.random.default_rng(self.seed).permutation(len(frame)) % 3
         part[answers < 0] = 0
-        asked = np.flatnonzero(part == 1) if self.library is not None else np.empty(0, dtype=np.int64)
+        asked = np.flatnonzero(part == 1) if self.ear.learned else np.empty(0, dtype=np.int64)
         requests = frame["request"].to_list()
         for place, request in zip(asked, self.tester.write(answers[asked], self.seed + 2), strict=True):
             requests[place] = request.text
@@ -231,23 +235,20 @@ class Course:
         def lessons(epoch: int) -> Lessons:
             return Lessons(
                 histories,
-                self.asked,
-                self.library.indptr if self.library is not None else np.zeros(0, dtype=np.int64),
+                self.alike,
                 self.told,
                 length=config.length,
                 batch=config.batch,
-                share=config.requests,
+                share=config.likened,
                 rng=np.random.default_rng((seed, epoch)),
             )
 
         if not len(lessons(0)):
             return {}
         arrays = [value.detach().numpy() for value in network.state_dict().values()]
-        texts = [
-            *([self.library.words.states] if self.library else []),
-            *([self.told.sentences.vectors] if self.told else []),
-        ]
-        key = fingerprint(config, seed, histories.indptr, histories.items, *texts, *arrays)
+        arrays.append(np.frombuffer(network.base.encode(), dtype=np.uint8))
+        texts = [self.told.sentences.vectors] if self.told else []
+        key = fingerprint(config, seed, histories.indptr, histories.items, self.alike, *texts, *arrays)
         with workplace(self.school.settings, key) as folder:
             trained = train(
                 network,
@@ -264,32 +265,29 @@ class Course:
     def _network(self, learned: Histories) -> "Reader":
         import torch
 
-        from recsys.rerank.reader import Items, Reader
+        from recsys.rerank.reader import Backbone, Items, Reader
 
-        catalog, vocab, facets = self.school.catalog, self.vocab, self.writer.facets
+        catalog, vocab, config = self.school.catalog, self.vocab, self.config
         items = Items(
             text=item_vectors(catalog, vocab),
             attributes=attribute_vectors(catalog, vocab),
-            own=cooccurrence(learned, len(vocab), self.config.dim),
-            carried=facets.carried,
-            years=facets.years,
+            own=cooccurrence(learned, len(vocab), config.dim),
         )
+        size, backbone = config.size(len(vocab)), None
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            return Reader(items, np.bincount(learned.items, minlength=len(vocab)), self.config.size(len(vocab)))
+            if config.backbone:
+                backbone = Backbone.of(config.backbone, resolve(config.backbone.model, self.school.settings), size)
+            return Reader(items, np.bincount(learned.items, minlength=len(vocab)), size, backbone)
 
 
-def on(batch: Batch, device: Any) -> Batch:
-    """The same batch on a device."""
-    return {name: value.to(device) for name, value in batch.items()}
-
-
-def heldout_quality(network: "Reader", histories: Histories, answers: Codes, asked: Asked | None) -> float:
+def heldout_quality(
+    network: "Reader", histories: Histories, answers: Codes, asked: Asked | None = None, fits: Floats | None = None
+) -> float:
     """Mean NDCG@10 of the answers among the items not yet met; where there are requests, the mean of without and
-    with them."""
+    with them. fits : (answers, items) as of `Ear.fits`."""
     import torch
 
-    from recsys.rerank.interpret import log_fits
     from recsys.rerank.reader import states_after
 
     if not len(answers):
@@ -301,11 +299,10 @@ def heldout_quality(network: "Reader", histories: Histories, answers: Codes, ask
         for text in (None, asked)[: 1 + (asked is not None)]:
             gains = []
             for rows in np.array_split(places, -(-len(places) // ROWS)):
-                batch = on(text.take(rows), tokens.device) if text is not None else None
-                logits = network.read(states[rows], tokens, batch) @ tokens.T + bias
-                if batch is not None:
-                    logits = logits + log_fits(batch, network.carried, network.years)
-                scores = logits.float().cpu().numpy()
+                named = {"like": torch.from_numpy(text.like[rows]).to(tokens.device)} if text is not None else None
+                scores = (network.read(states[rows], tokens, named) @ tokens.T + bias).float().cpu().numpy()
+                if text is not None and fits is not None:
+                    scores = scores + fits[rows]
                 if not np.isfinite(scores).all():
                     raise SpecError(DIVERGED)
                 gains.append(answer_gains(scores, histories.slice(rows[0], rows[-1] + 1), answers[rows]))

@@ -39,18 +39,21 @@ WireId = Annotated[int | str, BeforeValidator(_id)]
 
 
 class RankRequest(BaseModel):
-    """Who asks: a user of the log by user_id, or anybody by a history of items, oldest first; exactly one of them."""
+    """Who asks: a user of the log by user_id, or anybody by a history of items, oldest first, never both. Without
+    either it is a visitor without a past, of whom a segment or a request says something."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     user_id: WireId | None = Field(default=None, description="a user of the bundle's log")
     history: list[WireId] | None = Field(
-        default=None, max_length=MAX_HISTORY, description="item ids, oldest first; [] for a visitor without a past"
+        default=None,
+        max_length=MAX_HISTORY,
+        description="item ids, oldest first; [], or nothing beside segment or request, for a visitor without a past",
     )
     segment: WireId | None = Field(
         default=None,
-        description="goes with history: the visitor's group (a country, an age band), as the log writes segments; an "
-        "unknown one counts as none, and so does any where the bundle has no popularity by segment",
+        description="goes without user_id: the visitor's group (a country, an age band), as the log writes segments; "
+        "an unknown one counts as none, and so does any where the bundle has no popularity by segment",
     )
     request: Annotated[str, Field(max_length=MAX_REQUEST), AfterValidator(clean_request)] | None = Field(
         default=None,
@@ -66,11 +69,17 @@ class RankRequest(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
-        if (self.user_id is None) == (self.history is None):
-            raise PydanticCustomError("one_of", "give exactly one of 'user_id' and 'history'")
+    def _somebody(self) -> Self:
+        if self.user_id is not None and self.history is not None:
+            raise PydanticCustomError("one_of", "give one of 'user_id' and 'history', not both")
         if self.user_id is not None and self.segment is not None:
-            raise PydanticCustomError("segment_of_user", "'segment' goes with 'history': the log knows its users' own")
+            raise PydanticCustomError(
+                "segment_of_user", "'segment' goes without 'user_id': the log knows its users' own"
+            )
+        if self.user_id is None and self.history is None and self.segment is None and not self.request:
+            raise PydanticCustomError(
+                "nobody", "give 'user_id' or 'history'; for a visitor without a past 'segment' or 'request' will do"
+            )
         return self
 
 

@@ -106,7 +106,7 @@ def test_words_stand_in_for_a_past(
         describe = ProfilesConfig().fit(known, catalog, rated=dataset.rated, seed=seed)
         school = School(known, known, catalog, describe, lambda _: None, encoder, weights_settings)  # type: ignore[arg-type,return-value]
         course = Course.of(SequenceConfig(**RECIPE), school, seed)
-        judge = course.judge(course.finish(course.explore()))
+        judge = course.judge(course.finish(course.explore(), known))
         vocab = judge.vocab
         assert len(vocab) == len(catalog)
 

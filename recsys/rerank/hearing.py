@@ -1,0 +1,255 @@
+"""What requests in words mean for the items of a catalog; any judge can be held to it.
+
+A request is cut into pieces, whose tokens say which values it wants and refuses (`interpret`); a title that it names is
+found as it is written; of one that names nothing, the likeness of its words to items' texts is read (`likeness`).
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from recsys.errors import BundleError, ModelError, RecsysError, SpecError
+from recsys.networks.training import Batch
+from recsys.protocols import Floats, Ints, TextEncoder
+from recsys.rerank.likeness import Likeness
+from recsys.tables import Queries
+
+if TYPE_CHECKING:
+    from recsys.rerank.interpret import Interpreter, Words
+
+EncoderSource = Callable[[], TextEncoder]
+# Words of a request that are read together.
+PIECE = 18
+# From here on a meaning is told to who asked.
+SURE = 0.5
+# "Matrix, The" as catalogs sort it.
+_TURNED = re.compile(r"(.+), (The|A|An|Le|La|Les|Der|Die|Das|Il|El)")
+_QUOTES = "\"'“”„«»"
+_PIECES = re.compile(r"(?<=[.;!?])\s+|\n+")
+_FACTS, _ITEMS, _ARRAYS = "ear.json", "items.parquet", "ear.safetensors"
+
+
+def no_encoder() -> TextEncoder:
+    """For where there is none. Errors: `SpecError`."""
+    raise SpecError("no text encoder is given")
+
+
+def pieces_of(request: str) -> list[str]:
+    """A request in pieces as long as those of training: its sentences, and long ones in turn at every `PIECE` words."""
+    found = []
+    for sentence in _PIECES.split(request.strip()):
+        words = sentence.split()
+        found += [" ".join(words[at : at + PIECE]) for at in range(0, len(words), PIECE)]
+    return found or [""]
+
+
+@dataclass(frozen=True)
+class Mentions:
+    """Finds the catalog's titles in a text. codes : item code by title, without the year; titles : by code."""
+
+    codes: dict[str, int]
+    titles: tuple[str, ...]
+    longest: int
+
+    @classmethod
+    def of(cls, titles: Sequence[str]) -> "Mentions":
+        """Titles in lower case throughout, or of one sign, are left out: they are words like others. "Matrix, The" is
+        found as "The Matrix", too. Where two items share a title, the first one has it."""
+        codes: dict[str, int] = {}
+        for code, title in enumerate(titles):
+            if len(title) > 1 and not title.islower():
+                codes.setdefault(title, code)
+        for title, code in list(codes.items()):
+            if turned := _TURNED.fullmatch(title):
+                codes.setdefault(f"{turned[2]} {turned[1]}", code)
+        return cls(codes, tuple(titles), max((title.count(" ") + 1 for title in codes), default=0))
+
+    def find(self, text: str) -> int:
+        """The code of the longest title in the text, -1 where there is none; written as the catalog writes it. A single
+        word that begins a sentence has its capital from there, and counts only in quotes."""
+        words = text.split()
+        for size in range(min(self.longest, len(words)), 0, -1):
+            for start in range(len(words) - size + 1):
+                phrase = " ".join(words[start : start + size])
+                bare = phrase.strip(_QUOTES)
+                first = start == 0 or words[start - 1].endswith((".", "!", "?", ";", ":"))
+                if size == 1 and first and bare == phrase.rstrip(_QUOTES):
+                    continue
+                for said in (bare, bare.rstrip(",.;!?").rstrip(_QUOTES)):
+                    if said in self.codes:
+                        return self.codes[said]
+        return -1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What some requests mean.
+
+    like     : (requests,) codes of the items that they name, -1 for none
+    meanings : as of `Interpreter.meanings`, with "like_years", and "alike" (requests, dim), to be multiplied with the
+               texts of items: the shorter, the more of a request is understood otherwise
+    """
+
+    like: Ints
+    meanings: Batch
+
+    def __len__(self) -> int:
+        return len(self.like)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> "Asked":
+        """Some of them."""
+        import torch
+
+        chosen = torch.from_numpy(rows)
+        return Asked(self.like[rows], {name: value[chosen] for name, value in self.meanings.items()})
+
+
+@dataclass(frozen=True)
+class Ear:
+    """What it takes to interpret a request, and to say how well an item fits.
+
+    learned : false where nothing was learned of requests: they are not read
+    names   : of the values; vectors : (values, dim) their encodings
+    carried : (items, values) 0 or 1; years : (items,) NaN where not known
+    likeness: what is read of requests that name nothing
+    """
+
+    learned: bool
+    interpreter: "Interpreter"
+    names: tuple[str, ...]
+    vectors: Floats
+    carried: Floats
+    years: Floats
+    mentions: Mentions
+    likeness: Likeness
+
+    def hear(self, requests: Sequence[str], encoder: TextEncoder) -> Asked:
+        """Interpret what people wrote, piece by piece: a value is wanted or refused where one of the pieces says so.
+        A title is sought in the whole, since it may hold a full stop."""
+        import torch
+
+        from recsys.rerank.interpret import Words
+
+        split = [pieces_of(text) for text in requests]
+        words = Words.of([piece for text in split for piece in text], encoder)
+        starts = np.cumsum([0, *map(len, split)])[:-1]
+        vectors = np.add.reduceat(words.means(), starts)
+        each = self.interpreter.meanings(words, self.vectors)
+        most = {name: torch.from_numpy(np.maximum.reduceat(value.numpy(), starts)) for name, value in each.items()}
+        return self._asked(requests, vectors, most)
+
+    def read(self, requests: Sequence[str], words: "Words") -> Asked:
+        """Interpret requests of one piece whose tokens are encoded."""
+        return self._asked(requests, words.means(), self.interpreter.meanings(words, self.vectors))
+
+    def _asked(self, requests: Sequence[str], vectors: Floats, meanings: Batch) -> Asked:
+        import torch
+
+        like = np.array([self.mentions.find(text) for text in requests], dtype=np.int64)
+        years = np.where(like >= 0, self.years[like], np.nan).astype(np.float32)
+        spoken = torch.cat([meanings["wants"], meanings["refuses"]], 1)
+        sure = spoken.amax(1).numpy() if spoken.shape[1] else np.zeros(len(like))
+        vague = np.where(like >= 0, 0.0, 1.0 - sure)[:, None].astype(np.float32)
+        alike = torch.from_numpy(self.likeness.keen * vague * self.likeness.towards(vectors))
+        return Asked(like, {**meanings, "like_years": torch.from_numpy(years), "alike": alike})
+
+    def fits(self, asked: Asked, codes: npt.NDArray[np.integer] | None = None) -> Floats:
+        """(requests, items) by how much the log probability of items, all or those of `codes`, rises by what is asked;
+        up to a constant of the request."""
+        import torch
+
+        from recsys.rerank.interpret import log_fits
+
+        some: Any = slice(None) if codes is None else codes
+        carried, years = torch.from_numpy(self.carried[some]), torch.from_numpy(self.years[some])
+        alike = asked.meanings["alike"].numpy() @ self.likeness.texts[some].T
+        return np.asarray(log_fits(asked.meanings, carried, years).numpy() + alike, dtype=np.float32)
+
+    def told(self, asked: Asked) -> list[dict[str, Any]]:
+        """What requests are taken to mean, to be shown to who asked: the values that each "wants" and "refuses" (a list
+        of names), "like" (a title or None), "than" ("newer", "older" or None)."""
+        found = []
+        for row, code in enumerate(asked.like):
+            said = {
+                name: [value for value, p in zip(self.names, asked.meanings[name][row], strict=True) if p > SURE]
+                for name in ("wants", "refuses")
+            }
+            like = self.mentions.titles[code] if code >= 0 else None
+            than = next((name for name in ("newer", "older") if like and asked.meanings[name][row] > SURE), None)
+            found.append({**said, "like": like, "than": than})
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write JSON, Parquet and safetensors into the new `folder`."""
+        from safetensors.numpy import save_file
+
+        folder.mkdir()
+        learned = {f"interpreter.{k}": v.detach().numpy() for k, v in self.interpreter.state_dict().items()}
+        arrays = {
+            **learned,
+            "names": self.vectors,
+            "carried": self.carried.astype(np.uint8),
+            "texts": self.likeness.texts.astype(np.float16),
+            "centre": self.likeness.centre,
+        }
+        save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, folder / _ARRAYS)
+        facts = {"learned": self.learned, "values": self.names, "likeness": self.likeness.keen}
+        (folder / _FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        titles = pl.Series("title", self.mentions.titles, dtype=pl.String)
+        pl.DataFrame({"title": titles, "year": self.years}).write_parquet(folder / _ITEMS)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Ear":
+        """Read the folder, within `judge.readable`. Errors: `BundleError` where it is of another version."""
+        import torch
+        from safetensors.numpy import load_file
+
+        from recsys.rerank.interpret import Interpreter
+
+        facts = json.loads((folder / _FACTS).read_text("utf-8"))
+        items = pl.read_parquet(folder / _ITEMS)
+        arrays = load_file(folder / _ARRAYS)
+        interpreter = Interpreter(arrays["names"].shape[1])
+        prefix = "interpreter."
+        state = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
+        try:
+            interpreter.load_state_dict(state)
+        except RuntimeError as error:
+            raise BundleError(f"{folder}: what it knows of requests is of another version: refit") from error
+        return cls(
+            bool(facts["learned"]),
+            interpreter.eval(),
+            tuple(map(str, facts["values"])),
+            arrays["names"],
+            arrays["carried"].astype(np.float32),
+            items["year"].to_numpy().astype(np.float32),
+            Mentions.of(items["title"].to_list()),
+            Likeness(arrays["texts"].astype(np.float32), arrays["centre"], float(facts["likeness"])),
+        )
+
+
+def summoned(encoder: EncoderSource, encoder_id: str) -> TextEncoder:
+    """The text encoder. Errors: `ModelError` where it is not to be had."""
+    try:
+        return encoder()
+    except RecsysError as error:
+        raise ModelError(f"{encoder_id}: texts cannot be read: {error}") from error
+
+
+def listen(ear: Ear, queries: Queries, encoder: EncoderSource, encoder_id: str) -> tuple[Ints, Asked]:
+    """The rows of the queries that ask for something in words, and what; none where requests were not learned.
+
+    Errors: `ModelError` where there are some and the text encoder is not to be had.
+    """
+    requests = queries.frame["request"].str.strip_chars()
+    rows = np.flatnonzero((requests != "").to_numpy()) if ear.learned else np.zeros(0, dtype=np.int64)
+    if not len(rows):
+        return rows, Asked(np.zeros(0, dtype=np.int64), {})
+    return rows, ear.hear(requests.gather(rows).to_list(), summoned(encoder, encoder_id))
