@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 from pydantic import ValidationError
 from test_docs import README, keys_of, tables
 from test_lm_local import make_tiny_model
@@ -195,6 +196,30 @@ def test_another_language_model_is_refused(
         load_reranker("sequence", tmp_path / "part", lambda: None, WordEncoder, lambda _: altered)
     with pytest.raises(WeightsError, match="nothing here says where weights lie"):
         load_reranker("sequence", tmp_path / "part", lambda: None, WordEncoder)
+
+
+def test_a_bundle_finds_the_language_model_by_its_name(
+    world: Any, folder: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shutil import copytree, rmtree
+
+    from recsys import bundle
+    from recsys.candidates import PopularConfig
+    from recsys.lm import LMConfig
+    from recsys.spec import Spec, fit
+
+    for module in ("spec", "bundle"):
+        monkeypatch.setattr(f"recsys.{module}.load_encoder", lambda *_: WordEncoder())
+    own = copytree(folder, tmp_path / "own-llama")
+    spec = Spec(generator=PopularConfig(), lm=LMConfig(kind="none"), reranker=config(own, "lora"))
+    line = fit(world, spec, settings, seed=0)
+    path = bundle.write(tmp_path / "bundle", line.recommender, world, spec=spec)
+    loaded = bundle.load(path, settings)
+    queries = Queries(loaded.queries().frame.head(5))
+    assert_frame_equal(loaded.recommender.recommend(queries, 5).frame, line.recommender.recommend(queries, 5).frame)
+    rmtree(own)
+    with pytest.raises(WeightsError, match="own-llama' names no weights"):
+        bundle.load(path, settings)
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(

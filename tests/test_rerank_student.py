@@ -11,18 +11,22 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 from test_rerank_packed import noisy_candidates
+from test_rerank_sequence import SMALL as READER
 from test_rerank_sequence import school_of
 
 from checks import WordEncoder, assert_same_candidates, mean_ndcg, with_word_vectors
 from contracts import RerankerContract
 from recsys.data.split import Questions
+from recsys.data.vocab import Vocab
 from recsys.errors import BundleError, DataError, ModelError, SpecError, UnknownItemError
 from recsys.rerank import Fallback, Fused, SequenceConfig, StudentConfig, load_reranker
-from recsys.rerank.distil import Taught, shortened, train_student, with_texts
+from recsys.rerank.distil import train_student
 from recsys.rerank.features import Ranked
-from recsys.rerank.fusion import Array, LinearFusion
+from recsys.rerank.fusion import Array, LinearFusion, standardise
+from recsys.rerank.lessons import with_texts
 from recsys.rerank.student import StudentJudge, said
-from recsys.rerank.train import School
+from recsys.rerank.taught import Taught, shortened
+from recsys.rerank.train import School, train_sequence
 from recsys.tables import Candidates, Catalog, Profiles, Queries
 
 SMALL = StudentConfig(lists=900, dim=16, hidden=16, epochs=8, rate=5e-3, tune_users=300)
@@ -271,10 +275,10 @@ def test_lists_that_the_teacher_failed_on_teach_nothing(
 ) -> None:
     queries = Queries(world_split.questions("tune").queries.frame.head(5))
     lists, profiles = Ranked.of(queries, school.generate(queries)), school.describe.as_of(queries)
-    assert len(Taught.by(teacher, lists, queries, profiles, school).lists) == 5
+    assert len(Taught.by(teacher, lists, queries, profiles, school, Vocab.of_items(catalog), None).lists) == 5
     failing = replace(teacher, judge=Taste(catalog, broken=True))  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="teacher ordered none of the 5 lists"):
-        Taught.by(failing, lists, queries, profiles, school)
+        Taught.by(failing, lists, queries, profiles, school, Vocab.of_items(catalog), None)
 
 
 def test_shorter_histories_are_heads_of_the_whole_ones(world_split: Any) -> None:
@@ -304,3 +308,43 @@ def test_its_teacher_learns_nothing_from_tune_and_may_need_a_language_model() ->
     assert packed.honest_teacher == packed.teacher
     with pytest.raises(ValidationError, match="teacher"):
         StudentConfig(teacher={"kind": "student"})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def hearing(school: School, world_split: Any) -> Fused:
+    """The student of a teacher that has learned what requests mean."""
+    questions = world_split.questions("tune")
+    teacher = train_sequence(
+        READER.model_copy(update={"epochs": 1, "told": 0}),
+        school,
+        questions,
+        school.describe.as_of(questions.queries),
+        seed=0,
+    )
+    return train_student(SMALL.model_copy(update={"lists": 300, "epochs": 2}), school, teacher, questions, seed=0)
+
+
+def test_it_hears_requests_with_its_teachers_ear(hearing: Fused, case: Case, tmp_path: Path) -> None:
+    assert hearing.limits
+    assert isinstance(hearing.judge, StudentJudge)
+    queries, candidates, profiles, catalog = case
+    heads = candidates.frame.partition_by("query_id", maintain_order=True)
+    opinions = list(hearing.judge.opinions(heads, queries, profiles, catalog))
+    asked = (queries.frame["request"] != "").to_list()
+    assert [opinion.ndim == 2 for opinion in opinions] == asked
+    hearing.save(tmp_path / "part")
+    loaded = load_reranker("student", tmp_path / "part", lambda: None, WordEncoder)
+    assert loaded.judge.understood(["some comedy"]) == hearing.judge.understood(["some comedy"])  # type: ignore[union-attr]
+    assert_same_candidates(loaded.rerank(*case), hearing.rerank(*case))
+
+
+def test_what_is_taught_leaves_out_what_requests_mean(hearing: Fused, school: School, case: Case) -> None:
+    """What the ear adds to the teacher's scores is taken off again: the rest is what the teacher says without it."""
+    queries, candidates, profiles, catalog = case
+    ear = hearing.judge.ear()  # type: ignore[attr-defined]
+    teacher = Fused(hearing.judge, 100, {"plain": LinearFusion({"score": 1.0}, sharpness=2.0)}, {})
+    lists = Ranked.of(queries, candidates)
+    vocab = Vocab.of_items(catalog)
+    taught = Taught.by(teacher, lists, queries, profiles, school, vocab, lambda: ear)
+    by_score = standardise(lists.frame["score"].to_numpy(), lists.sizes)
+    np.testing.assert_allclose(taught.scores, by_score, atol=1e-4)

@@ -7,45 +7,36 @@ that had not seen the answers of tune leaves the student in the same ignorance.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from recsys.data.split import Questions
-from recsys.data.vocab import Codes, Vocab
-from recsys.errors import ModelError
+from recsys.data.vocab import Vocab
 from recsys.metrics import ndcg
-from recsys.networks.items import attribute_vectors, centred, item_vectors
-from recsys.networks.pairs import cooccurrence
 from recsys.networks.training import Schedule, fingerprint, train, workplace
 from recsys.protocols import Floats, Ints
 from recsys.rerank.features import Ranked, popularity
 from recsys.rerank.fused import Fused
-from recsys.rerank.fusion import standardise
-from recsys.rerank.requests import Facets, Wording, Writer
+from recsys.rerank.lessons import with_texts
 from recsys.rerank.student import (
     HALF_LIVES,
     WEIGHTS,
+    EarSource,
     StudentConfig,
     StudentJudge,
     coded,
-    features_of,
     forward,
-    past_of,
-    read,
-    said,
 )
-from recsys.rerank.train import LIKENESS, School
-from recsys.tables import Candidates, Profiles, Queries, query_histories
+from recsys.rerank.taught import Material, Taught, known_of, requests_for, shortened, writer_of
+from recsys.rerank.train import School
+from recsys.tables import query_histories
 
-# Directions of text that are kept, those in which items differ most.
-DIRECTIONS = 64
 # Parts of users' and items' vectors whose products are features of their own.
 HEADS = 8
 # Share of what is learned of single items that is left out at a training step.
@@ -59,7 +50,7 @@ def train_student(config: StudentConfig, school: School, teacher: Fused, questio
     """
     vocab = Vocab.of_items(school.catalog)
     histories = vocab.histories(query_histories(school.before))
-    writer = _writer(school, vocab, histories)
+    writer = writer_of(school, vocab, histories)
     rng = np.random.default_rng(seed)
     cut = shortened(questions.queries, config.lists, rng)
     known = school.describe.as_of(cut)
@@ -72,24 +63,26 @@ def train_student(config: StudentConfig, school: School, teacher: Fused, questio
     any_of = lists.starts + (rng.random(len(lists)) * lists.sizes).astype(np.int64)
     wish = np.full(len(cut), -1)
     wish[lists.asked] = coded(vocab, lists)[any_of]
-    cut = with_texts(cut, _requests(writer, wish, asking, seed), np.zeros(len(cut), dtype=bool))
-    taught = Taught.by(teacher, lists, cut, known, school)
+    cut = with_texts(cut, requests_for(writer, wish, asking, seed), np.zeros(len(cut), dtype=bool))
+    ear = getattr(teacher.judge, "ear", None)
+    source: EarSource | None = (lambda: ear) if ear is not None and ear.learned else None
+    taught = Taught.by(teacher, lists, cut, known, school, vocab, source)
 
     counts = popularity(school.before)
     items = known_of(school, vocab, histories)
     events = np.array([counts.get(item, 0) for item in vocab.ids.to_list()], dtype=np.float32)
     encoder = school.encoder
     names = ("score", "log_rank", *taught.lists.sources)
-    material = Material.of(taught, vocab, names, items, np.log1p(events), cut, known, school)
+    material = Material.of(taught, vocab, names, items, np.log1p(events), cut, known, school, source)
     pupil, report = _learn(config, material, items, school, seed)
     arrays = {**pupil.weights(), "items": items, "popularity": np.log1p(events)}
-    judge = StudentJudge(config, vocab, names, arrays, encoder.model_id, lambda: encoder)
+    judge = StudentJudge(config, vocab, names, arrays, encoder.model_id, lambda: encoder, source)
 
     part = rng.permutation(len(questions)) % 3
     answers = vocab.encode(questions.truth.frame["item_id"])
     asking = np.flatnonzero((part == 1) & (answers >= 0)) if config.requests and len(writer.facets) else asking[:0]
     described = school.describe.as_of(questions.queries)
-    texts = _requests(writer, answers, asking, seed + 1)
+    texts = requests_for(writer, answers, asking, seed + 1)
     asked = with_texts(questions.queries, texts, (part == 2) & (config.told > 0))
     fused = config.fuse(
         judge,
@@ -101,134 +94,6 @@ def train_student(config: StudentConfig, school: School, teacher: Fused, questio
         seed=seed,
     )
     return replace(fused, report={**fused.report, "training": report, "teacher": dict(teacher.report)})
-
-
-def shortened(queries: Queries, n: int, rng: np.random.Generator) -> Queries:
-    """`n` queries: the given ones in turn, whole the first time, then each with only the first part of its history."""
-    place = np.arange(n) % len(queries)
-    if n < len(queries):
-        place = np.sort(rng.permutation(len(queries))[:n])
-    frame = queries.frame[place]
-    length = frame["history"].list.len().to_numpy()
-    kept = np.where(np.arange(n) < len(queries), length, (rng.random(n) * (length + 1)).astype(np.int64))
-    frame = frame.with_columns(
-        query_id=pl.int_range(n, dtype=pl.Int64),
-        **{name: pl.col(name).list.head(pl.lit(pl.Series(kept))) for name in ("history", "weights", "times")},
-    )
-    at = pl.when(pl.Series(kept < length)).then(pl.col("times").list.last()).otherwise(None)
-    return Queries(frame.with_columns(at=pl.coalesce(at, "at")))
-
-
-def with_texts(queries: Queries, requests: list[str], withheld: npt.NDArray[np.bool_]) -> Queries:
-    """The same queries with these requests, some of them with no history to read."""
-    hidden = pl.Series(withheld)
-    return Queries(
-        queries.frame.with_columns(
-            pl.Series("request", requests, dtype=pl.String),
-            *(
-                pl.when(hidden).then(pl.col(name).list.head(0)).otherwise(pl.col(name)).alias(name)
-                for name in ("history", "weights", "times")
-            ),
-        )
-    )
-
-
-def _writer(school: School, vocab: Vocab, histories: Any) -> Writer:
-    likeness = (item_vectors(school.catalog, vocab), cooccurrence(histories, len(vocab), LIKENESS))
-    facets = Facets.of(school.catalog, vocab, histories.items)
-    return Writer(facets, Wording.read(), np.hstack([centred(vectors) for vectors in likeness]))
-
-
-def _requests(writer: Writer, wish: Codes, asking: Ints, seed: int) -> list[str]:
-    asking = asking[wish[asking] >= 0]
-    texts = [""] * len(wish)
-    for row, request in zip(asking, writer.write(wish[asking], seed) if len(asking) else [], strict=True):
-        texts[row] = request.text
-    return texts
-
-
-def known_of(school: School, vocab: Vocab, histories: Any) -> Floats:
-    """(items, width) the directions in which texts differ most, factors of co-occurrence, and attributes."""
-    text = centred(item_vectors(school.catalog, vocab))
-    _, directions = np.linalg.eigh(text.T.astype(np.float64) @ text)
-    met = cooccurrence(histories, len(vocab), DIRECTIONS)
-    met /= np.maximum(np.linalg.norm(met, axis=1, keepdims=True), 1e-9)
-    attributes = attribute_vectors(school.catalog, vocab) / 2
-    return np.hstack([text @ directions[:, ::-1][:, :DIRECTIONS].astype(np.float32), met, attributes])
-
-
-@dataclass(frozen=True)
-class Taught:
-    """Lists that the teacher ordered, and its scores of their rows, standardised within each list."""
-
-    lists: Ranked
-    scores: Floats
-
-    @classmethod
-    def by(cls, teacher: Fused, lists: Ranked, queries: Queries, profiles: Profiles, school: School) -> "Taught":
-        """Ask the teacher; lists that it failed on are left out. Errors: `ModelError` where those are all."""
-        answer = teacher.rerank(queries, Candidates(lists.frame), profiles, school.catalog).frame
-        told = answer.select("query_id", "item_id", taught="score", by="served_by")
-        found = lists.frame.select("query_id", "item_id").join(
-            told, on=["query_id", "item_id"], how="left", maintain_order="left"
-        )
-        by_teacher = np.maximum.reduceat((found["by"] == "reranker").to_numpy(), lists.starts)
-        kept = np.flatnonzero(by_teacher & (lists.sizes > 1))
-        if not len(kept):
-            raise ModelError(f"the student's teacher ordered none of the {len(lists)} lists that it was asked about")
-        scores = found["taught"].to_numpy()[lists.rows(kept)]
-        some = lists.take(kept)
-        return cls(some, standardise(scores, some.sizes).astype(np.float32))
-
-
-@dataclass(frozen=True)
-class Material:
-    """All that the student reads of the taught lists. first : (lists,) the teacher's first, as a row of its list."""
-
-    past: Floats
-    text: Floats
-    codes: Ints
-    features: Floats
-    scores: Floats
-    lists: Ranked
-    first: Ints
-
-    @classmethod
-    def of(
-        cls,
-        taught: Taught,
-        vocab: Vocab,
-        names: tuple[str, ...],
-        items: Floats,
-        popularity: Floats,
-        queries: Queries,
-        profiles: Profiles,
-        school: School,
-    ) -> "Material":
-        """As the judge makes it of queries."""
-        lists = taught.lists
-        codes = coded(vocab, lists)
-        text = read(said(queries, profiles), lambda: school.encoder, item_vectors(school.catalog, vocab).shape[1])
-        past = past_of(vocab.histories(queries).take(lists.asked), items)
-        best = np.lexsort((-taught.scores, lists.lists))[lists.starts] - lists.starts
-        features = features_of(names, lists, popularity[codes])
-        return cls(past, text[lists.asked], codes, features, taught.scores, lists, best)
-
-    def batch(self, lists: Ints) -> Mapping[str, Tensor]:
-        """Some of the lists."""
-        rows = self.lists.rows(lists)
-        own = np.repeat(np.arange(len(lists)), self.lists.sizes[lists])
-        place = self.lists.places[rows]
-        found = {
-            "past": self.past[lists],
-            "text": self.text[lists],
-            "codes": self.codes[rows],
-            "features": self.features[rows],
-            "scores": self.scores[rows],
-            "own": own,
-            "place": place,
-        }
-        return {name: torch.from_numpy(value) for name, value in found.items()}
 
 
 class Exercises:
@@ -260,7 +125,10 @@ class Pupil(nn.Module):
         self.own, self.bias = nn.Parameter(torch.zeros(n, dim)), nn.Parameter(torch.zeros(n))
         start = {
             # It begins with the likeness of what was met and what is offered.
-            "past": torch.cat([self.project.detach() / len(HALF_LIVES)] * len(HALF_LIVES) + [torch.zeros(1, dim)]),
+            "past": torch.cat(
+                [self.project.detach() / len(HALF_LIVES)] * len(HALF_LIVES)
+                + [self.project.detach(), torch.zeros(1, dim)]
+            ),
             "text": torch.randn(2 * width, 4 * hidden) / width**0.5,
             "read": torch.zeros(4 * hidden, dim),
             "linear": torch.eye(features, 1)[:, 0],

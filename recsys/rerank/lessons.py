@@ -69,6 +69,20 @@ class Sentences:
         return {"sentences": torch.from_numpy(vectors), "sentences_mask": torch.from_numpy(places >= 0)}
 
 
+def with_texts(queries: Queries, requests: list[str], withheld: npt.NDArray[np.bool_]) -> Queries:
+    """The same queries with these requests, some of them with no history to read."""
+    hidden = pl.Series(withheld)
+    return Queries(
+        queries.frame.with_columns(
+            pl.Series("request", requests, dtype=pl.String),
+            *(
+                pl.when(hidden).then(pl.col(name).list.head(0)).otherwise(pl.col(name)).alias(name)
+                for name in ("history", "weights", "times")
+            ),
+        )
+    )
+
+
 @dataclass(frozen=True)
 class Library:
     """Requests whose meaning is known, and their tokens."""

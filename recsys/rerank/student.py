@@ -1,13 +1,15 @@
 """The student: a small network that orders candidates as a slower reranker, its teacher, does, in plain numpy.
 
 What it reads is worked out beforehand, or is in the candidates: the items of the history, as means that forget at
-several speeds, of text vectors, attributes and factors of co-occurrence; the text encoder's vector of a request, and
-of the profile where there is no history; the sources' scores. `distil` trains it.
+several speeds, of text vectors, attributes and factors of co-occurrence; the item that a request names, and the text
+encoder's vector of a request, or of the profile where there is no history; the sources' scores. `distil` trains it.
+What requests mean it does not learn again: it has its teacher's ear (`hearing`), where that has one.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,20 +18,21 @@ import polars as pl
 from pydantic import Field
 
 from recsys.data.vocab import Histories, Vocab
-from recsys.errors import BundleError, ModelError, RecsysError
+from recsys.errors import BundleError
 from recsys.protocols import Floats, Ints
 from recsys.rerank.choosing import PairwiseConfig, SetwiseConfig
 from recsys.rerank.endpoint import EndpointConfig
 from recsys.rerank.features import Ranked, candidate_codes, compute
 from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array, standardise
-from recsys.rerank.hearing import EncoderSource
+from recsys.rerank.hearing import Asked, Ear, EncoderSource, listen, summoned
 from recsys.rerank.judge import readable
 from recsys.rerank.listwise import ListwiseConfig
 from recsys.rerank.packed import PackedConfig
 from recsys.rerank.sequence import SequenceConfig, profiles_read
 from recsys.tables import Catalog, Profiles, Queries
 
+EarSource = Callable[[], Ear]
 # Events after which an item counts half, for each mean of a history.
 HALF_LIVES = (0.7, 2.0, 8.0, 40.0)
 # Last events of a history that are read.
@@ -106,11 +109,24 @@ class StudentJudge:
     arrays: Mapping[str, Floats]
     encoder_id: str
     encoder: EncoderSource
+    ear: EarSource | None = None
 
     @property
     def model_id(self) -> str:
         """Names the teacher and the encoder of its texts."""
         return f"student of '{self.config.teacher.kind}' over {self.encoder_id}"
+
+    @property
+    def limits(self) -> bool:
+        """Whether it says what a request means."""
+        return self.ear is not None
+
+    def understood(self, requests: Sequence[str]) -> list[dict[str, Any]]:
+        """See `Ear.told`. Errors: `ModelError` where the text encoder is not to be had."""
+        if not requests or self.ear is None:
+            return []
+        ear = self.ear()
+        return ear.told(ear.hear(requests, summoned(self.encoder, self.encoder_id)))
 
     def prepare(self, heads: Sequence[pl.DataFrame], catalog: Catalog) -> None:
         """There is nothing to work out ahead."""
@@ -118,20 +134,29 @@ class StudentJudge:
     def opinions(
         self, heads: Sequence[pl.DataFrame], queries: Queries, profiles: Profiles, catalog: Catalog
     ) -> Iterator[Array]:
-        """What the teacher would say of each candidate."""
+        """What the teacher would say of each candidate; with a request that its ear can hear, beside it the log
+        probability of being what it means."""
         asked = {query_id: row for row, query_id in enumerate(queries.frame["query_id"].to_list())}
         rows = np.array([asked[head["query_id"][0]] for head in heads], dtype=np.int64)
         histories = self.vocab.histories(queries)
         text = read(said(queries, profiles), self.encoder, self.arrays["text"].shape[0] // 2)
+        asking, asked_for, like = heard(self.ear, queries, self.encoder, self.encoder_id)
+        place = {int(row): i for i, row in enumerate(asking)}
         for at in range(0, len(heads), ROWS):
             lists = Ranked.joined(heads[at : at + ROWS])
             own = rows[at : at + ROWS]
-            past = past_of(histories.take(own), self.arrays["items"])
+            past = past_of(histories.take(own), like[own], self.arrays["items"])
             codes = coded(self.vocab, lists)
             features = features_of(self.names, lists, self.arrays["popularity"][codes])
             tokens, bias = self.arrays["tokens"][codes], self.arrays["bias"][codes]
             found = forward(self.arrays, past, text[own], lists.lists, tokens, bias, features)
-            yield from np.split(found.astype(np.float64), lists.starts[1:])
+            split = zip(own, *(np.split(x, lists.starts[1:]) for x in (found.astype(np.float64), codes)), strict=True)
+            for row, opinion, listed in split:
+                if self.ear is None or row not in place:
+                    yield opinion
+                else:
+                    fits = self.ear().fits(asked_for.take(np.array([place[row]])), listed)[0]
+                    yield np.stack([opinion, fits], axis=1)
 
     def save(self, folder: Path) -> None:
         """Write JSON, Parquet and safetensors."""
@@ -142,10 +167,12 @@ class StudentJudge:
         facts = {"config": self.config.model_dump(mode="json"), "encoder": self.encoder_id, "names": list(self.names)}
         (folder / _FILE).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
         pl.DataFrame({"item_id": self.vocab.ids}).write_parquet(folder / "items.parquet")
+        if self.ear is not None:
+            self.ear().save(folder / "ear")
 
     @classmethod
     def load(cls, folder: Path, encoder: EncoderSource) -> "StudentJudge":
-        """Read the folder. Errors: `BundleError` where it is damaged."""
+        """Read the folder; its ear when the first request is heard. Errors: `BundleError` where it is damaged."""
         from safetensors.numpy import load_file
 
         with readable(folder, "a student reranker"):
@@ -156,7 +183,8 @@ class StudentJudge:
             arrays = load_file(folder / "network.safetensors")
             if set(arrays) != {*WEIGHTS, "items", "tokens", "bias", "popularity"} or len(arrays["items"]) != len(vocab):
                 raise BundleError(f"{folder}: its network is of another version: refit")
-        return cls(config, vocab, names, arrays, encoder_id, encoder)
+        ear = cache(lambda: Ear.load(folder / "ear")) if (folder / "ear").exists() else None
+        return cls(config, vocab, names, arrays, encoder_id, encoder, ear)
 
 
 # The weights that `forward` reads.
@@ -176,8 +204,20 @@ def forward(weights: Mapping[str, Any], past: Any, text: Any, own: Any, tokens: 
     return matches.sum(-1) + bias + features @ weights["linear"] + hidden @ weights["out"]
 
 
-def past_of(histories: Histories, items: Floats) -> Floats:
-    """(histories, HALF_LIVES * width + 1): means of the items of each, the later the heavier, and a one."""
+def heard(ear: EarSource | None, queries: Queries, encoder: EncoderSource, encoder_id: str) -> tuple[Ints, Asked, Ints]:
+    """The rows of the queries that ask for something, what that means, and (queries,) the items that are named, -1 for
+    none; nothing where there is no ear. Errors: `ModelError` where the text encoder is not to be had."""
+    like = np.full(len(queries), -1, dtype=np.int64)
+    rows, asked = np.zeros(0, dtype=np.int64), Asked(np.zeros(0, dtype=np.int64), {})
+    if ear is not None and (queries.frame["request"].str.strip_chars() != "").any():
+        rows, asked = listen(ear(), queries, encoder, encoder_id)
+        like[rows] = asked.like
+    return rows, asked, like
+
+
+def past_of(histories: Histories, like: Ints, items: Floats) -> Floats:
+    """(histories, (HALF_LIVES + 1) * width + 1): means of the items of each, the later the heavier; the item that is
+    named, zeros where `like` (histories,) is -1; and a one."""
     n, width = len(histories), items.shape[1]
     recent = histories.lags() < LENGTH
     rows, lags, codes = histories.rows()[recent], histories.lags()[recent], histories.items[recent]
@@ -190,7 +230,8 @@ def past_of(histories: Histories, items: Floats) -> Floats:
         for place in range(len(HALF_LIVES)):
             found = np.add.reduceat(weights[:, place, None] * known, starts, axis=0)
             past[some, place] = found / sums[:, place, None]
-    return np.hstack([past.reshape(n, -1), np.ones((n, 1), dtype=np.float32)])
+    named = items[np.maximum(like, 0)] * (like >= 0)[:, None]
+    return np.hstack([past.reshape(n, -1), named, np.ones((n, 1), dtype=np.float32)], dtype=np.float32)
 
 
 def said(queries: Queries, profiles: Profiles) -> tuple[list[str], list[str]]:
@@ -211,12 +252,7 @@ def read(texts: tuple[list[str], list[str]], encoder: EncoderSource, width: int)
     for side, some in enumerate(texts):
         rows = [row for row, text in enumerate(some) if text]
         if rows:
-            try:
-                vectors = encoder().embed([some[row] for row in rows])
-            except ModelError:
-                raise
-            except RecsysError as error:
-                raise ModelError(f"student reranker: texts cannot be read: {error}") from error
+            vectors = summoned(encoder, "student reranker").embed([some[row] for row in rows])
             found[rows, side * width : (side + 1) * width] = vectors
     return found
 

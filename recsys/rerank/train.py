@@ -25,7 +25,7 @@ from recsys.networks.training import fingerprint, train, workplace
 from recsys.protocols import Floats, ProfileSource, TextEncoder
 from recsys.rerank.fused import Fused
 from recsys.rerank.hearing import Asked, Ear
-from recsys.rerank.lessons import Lessons, Library, Told
+from recsys.rerank.lessons import Lessons, Library, Told, with_texts
 from recsys.rerank.meanings import examine, learn_meanings
 from recsys.rerank.requests import Facets, Wording, Writer
 from recsys.rerank.sequence import ROWS, SequenceConfig, SequenceJudge
@@ -212,19 +212,8 @@ class Course:
         requests = frame["request"].to_list()
         for place, request in zip(asked, self.tester.write(answers[asked], self.seed + 2), strict=True):
             requests[place] = request.text
-        withheld = pl.Series(part == 2) & (self.told is not None)
-        return Questions(
-            Queries(
-                frame.with_columns(
-                    pl.Series("request", requests, dtype=pl.String),
-                    *(
-                        pl.when(withheld).then(pl.col(name).list.head(0)).otherwise(pl.col(name)).alias(name)
-                        for name in ("history", "weights", "times")
-                    ),
-                )
-            ),
-            questions.truth,
-        )
+        withheld = (part == 2) & (self.told is not None)
+        return Questions(with_texts(questions.queries, requests, withheld), questions.truth)
 
     def _run(
         self, network: "Reader", histories: Histories, quality: Callable[[], float] | None, step: str
