@@ -168,11 +168,13 @@ def fit(
             questions = training.tune.sample(3 * spec.reranker.tune_users, seed)
             described = early_profiles.as_of(questions.queries)
             student = spec.reranker if isinstance(spec.reranker, StudentConfig) else None
-            config = spec.reranker if not isinstance(spec.reranker, StudentConfig) else spec.reranker.honest_teacher
+            config = spec.reranker if not isinstance(spec.reranker, StudentConfig) else spec.reranker.teacher
+            # A student is weighed by tune's answers, so its teacher must not have learned from them.
+            known = training.before if student is not None else training.known
 
             def school() -> School:
                 assert encoder is not None  # whoever goes to school reads text, so the catalog was embedded
-                return School(training.before, training.known, catalog, early_profiles, generate, encoder, settings)
+                return School(training.before, known, catalog, early_profiles, generate, encoder, settings)
 
             if isinstance(config, SequenceConfig):
                 fitted = train_sequence(config, school(), questions, described, seed=seed)

@@ -16,6 +16,7 @@ from test_rerank_sequence import school_of
 
 from checks import WordEncoder, assert_same_candidates, mean_ndcg, with_word_vectors
 from contracts import RerankerContract
+from recsys.candidates import PopularConfig
 from recsys.data.split import Questions
 from recsys.data.vocab import Vocab
 from recsys.errors import BundleError, DataError, ModelError, SpecError, UnknownItemError
@@ -27,6 +28,8 @@ from recsys.rerank.lessons import with_texts
 from recsys.rerank.student import StudentJudge, said
 from recsys.rerank.taught import Taught, shortened
 from recsys.rerank.train import School, train_sequence
+from recsys.settings import Settings
+from recsys.spec import Spec, Training, fit
 from recsys.tables import Candidates, Catalog, Profiles, Queries
 
 SMALL = StudentConfig(lists=900, dim=16, hidden=16, epochs=8, rate=5e-3, tune_users=300)
@@ -300,12 +303,28 @@ def test_a_catalog_without_vectors_is_named(school: School, world: Any, teacher:
         train_student(SMALL, replace(school, catalog=world.catalog), teacher, world_split.questions("tune"), seed=0)
 
 
-def test_its_teacher_learns_nothing_from_tune_and_may_need_a_language_model() -> None:
-    assert StudentConfig().honest_teacher == SequenceConfig(finish=0)
+def test_its_teacher_learns_nothing_from_tune(world: Any, world_split: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the student is weighed by must be new to its teacher, too; the sequence reranker alone goes on over all."""
+    schools: list[School] = []
+
+    def enough(config: Any, school: School, *_: Any, **__: Any) -> Fused:
+        schools.append(school)
+        raise ModelError("enough")
+
+    monkeypatch.setattr("recsys.spec.train_sequence", enough)
+    monkeypatch.setattr("recsys.spec.load_encoder", lambda *_: WordEncoder())
+    training = Training.of_split(world_split)
+    dataset = replace(world, catalog=with_word_vectors(world.catalog))
+    for reranker in (StudentConfig(), SequenceConfig()):
+        spec = Spec(name="x", generator=PopularConfig(), reranker=reranker)
+        with pytest.raises(ModelError, match="enough"):
+            fit(dataset, spec, Settings(offline=True), seed=0, training=training)
+    assert [school.known is training.before for school in schools] == [True, False]
+
+
+def test_its_teacher_may_need_a_language_model() -> None:
     assert not StudentConfig().needs_lm
-    packed = StudentConfig(teacher={"kind": "packed"})  # type: ignore[arg-type]
-    assert packed.needs_lm
-    assert packed.honest_teacher == packed.teacher
+    assert StudentConfig(teacher={"kind": "packed"}).needs_lm  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="teacher"):
         StudentConfig(teacher={"kind": "student"})  # type: ignore[arg-type]
 

@@ -23,7 +23,7 @@ LONGEST = 28
 # Probabilities are kept this far from 0 and 1, so that no value rules an item out beyond recall.
 DOUBT = 1e-4
 # Values asked about at once in training: those spoken of, and some that are not.
-ASKED = 24
+ASKED = 10
 NEITHER, WANTED, REFUSED = range(3)
 SAME, NEWER, OLDER = range(3)
 
@@ -132,19 +132,22 @@ def log_fits(meanings: Mapping[str, Tensor], carried: Tensor, years: Tensor) -> 
 
 
 class Exercises:
-    """One epoch's batches of requests whose meaning is known. names : (values, width) encodings."""
+    """One epoch's batches of requests whose meaning is known, of like length side by side. names : (values, width)
+    encodings."""
 
     def __init__(
         self, requests: Sequence[Request], words: Words, names: Floats, *, batch: int, rng: np.random.Generator
     ) -> None:
         self._requests, self._words, self._names, self._batch, self._rng = requests, words, names, batch, rng
-        self._order = rng.permutation(len(requests))
+        order = rng.permutation(len(requests))
+        self._order = order[np.argsort(np.diff(words.indptr)[order], kind="stable")]
+        self._starts = rng.permutation(np.arange(0, len(order), batch))
 
     def __len__(self) -> int:
-        return -(-len(self._order) // self._batch)
+        return len(self._starts)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self._order), self._batch):
+        for start in self._starts:
             rows = self._order[start : start + self._batch]
             asked = self._rng.integers(0, len(self._names), (len(rows), min(ASKED, len(self._names))))
             said = np.full(asked.shape, NEITHER)

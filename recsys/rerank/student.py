@@ -84,12 +84,6 @@ class StudentConfig(FusedConfig):
         """Whether the teacher does."""
         return self.teacher.needs_lm
 
-    @property
-    def honest_teacher(self) -> TeacherConfig:
-        """The teacher without what it would learn from tune's answers: the student is weighed by those."""
-        finish = {"finish": 0} if isinstance(self.teacher, SequenceConfig) else {}
-        return self.teacher.model_copy(update=finish)
-
 
 @dataclass(frozen=True)
 class StudentJudge:

@@ -74,8 +74,9 @@ def train_sequence(
     course = Course.of(config, school, seed)
     explored = course.explore()
     asked = course.with_texts(questions)
+    judge = course.judge(course.finish(explored, school.before))
     fused = config.fuse(
-        course.judge(course.finish(explored, school.before)),
+        judge,
         asked,
         school.generate(asked.queries),
         profiles,
@@ -83,7 +84,8 @@ def train_sequence(
         school.before,
         seed=seed,
     )
-    judge = course.judge(course.finish(explored, school.known))
+    if school.known is not school.before:
+        judge = course.judge(course.finish(explored, school.known))
     return replace(fused, judge=judge, report={**fused.report, "training": course.report})
 
 
