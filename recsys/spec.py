@@ -181,7 +181,8 @@ def fit(
             else:
                 assert lm is not None  # asked for above
                 proposed = generate(questions.queries)
-                fitted = config.fit(questions, proposed, described, catalog, training.before, lm, seed=seed)
+                before = training.before
+                fitted = config.fit(questions, proposed, described, catalog, before, lm, seed=seed, settings=settings)
             if student is not None:
                 from recsys.rerank.distil import train_student
 

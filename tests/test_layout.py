@@ -38,6 +38,7 @@ DOORS = {
 }
 # Each takes from a tenth of a second to five: `recsys --help` must not load them.
 HEAVY = {
+    "peft",
     *{"torch", "transformers", "tokenizers", "lightning", "safetensors", "gguf", "openai"},
     *{"mlflow", "fastapi", "uvicorn", "implicit", "faiss", "matplotlib", "scipy", "sklearn", "pandas", "IPython"},
 }

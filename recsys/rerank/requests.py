@@ -33,7 +33,7 @@ MOST_VALUES = 200
 AMONG, NEAREST = 1000, 3
 # How often a refusal comes before what is wanted.
 FIRST = 0.15
-# How often the plainest phrasing of a kind is taken, and no opening or no closing: people are short.
+# How often the plainest phrasing of a kind is taught, and no opening or no closing: people are short.
 PLAIN = 0.2
 # "the 1990s" is also said in words.
 TENS = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
@@ -171,11 +171,16 @@ class Wording:
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes requests. near : (items, dim) unit vectors by which items are like each other."""
+    """Writes requests.
+
+    near  : (items, dim) unit vectors by which items are like each other
+    plain : how often the first phrasing of a kind is taken, beside its turn among the others
+    """
 
     facets: Facets
     wording: Wording
     near: Floats
+    plain: float = 0.0
 
     def write(self, items: Codes, seed: int) -> list[Request]:
         """One request for each of `items`, which may repeat; the same for the same arguments."""
@@ -254,5 +259,5 @@ class Writer:
 
     def _say(self, kind: str, draw: random.Random, **slots: str) -> str:
         phrases = self.wording.phrases[kind]
-        phrase = phrases[0] if draw.random() < PLAIN else draw.choice(phrases)
+        phrase = phrases[0] if draw.random() < self.plain else draw.choice(phrases)
         return SLOTS.sub(lambda match: slots[match[1]], phrase)

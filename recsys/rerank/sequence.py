@@ -77,7 +77,7 @@ class SequenceConfig(FusedConfig, Schedule):
     item_dropout: float = Field(default=0.3, ge=0, lt=1)
     history_dropout: float = Field(default=0.1, ge=0, lt=1)
     written: int = Field(default=20_000, ge=0)
-    exercises: int = Field(default=5, ge=1)
+    exercises: int = Field(default=8, ge=1)
     likened: float = Field(default=0.05, ge=0, le=1)
     told: int = Field(default=3000, ge=0)
     heldout: int = Field(default=2000, ge=1)

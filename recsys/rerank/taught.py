@@ -18,7 +18,7 @@ from recsys.protocols import Floats, Ints
 from recsys.rerank.features import Ranked
 from recsys.rerank.fused import Fused
 from recsys.rerank.fusion import standardise
-from recsys.rerank.requests import Facets, Wording, Writer
+from recsys.rerank.requests import PLAIN, Facets, Wording, Writer
 from recsys.rerank.student import EarSource, coded, features_of, heard, past_of, read, said
 from recsys.rerank.train import LIKENESS, School
 from recsys.tables import Candidates, Profiles, Queries
@@ -47,7 +47,7 @@ def writer_of(school: School, vocab: Vocab, histories: Any) -> Writer:
     """Who writes requests in all phrasings that are taught."""
     likeness = (item_vectors(school.catalog, vocab), cooccurrence(histories, len(vocab), LIKENESS))
     facets = Facets.of(school.catalog, vocab, histories.items)
-    return Writer(facets, Wording.read(), np.hstack([centred(vectors) for vectors in likeness]))
+    return Writer(facets, Wording.read(), np.hstack([centred(vectors) for vectors in likeness]), PLAIN)
 
 
 def requests_for(writer: Writer, wish: Codes, asking: Ints, seed: int) -> list[str]:

@@ -27,7 +27,7 @@ from recsys.rerank.fused import Fused
 from recsys.rerank.hearing import Asked, Ear
 from recsys.rerank.lessons import Lessons, Library, Told, with_texts
 from recsys.rerank.meanings import examine, learn_meanings
-from recsys.rerank.requests import Facets, Wording, Writer
+from recsys.rerank.requests import PLAIN, Facets, Wording, Writer
 from recsys.rerank.sequence import ROWS, SequenceConfig, SequenceJudge
 from recsys.settings import Settings
 from recsys.tables import Candidates, Catalog, InteractionLog, Profiles, Queries, query_histories
@@ -116,7 +116,8 @@ class Course:
         texts = item_vectors(school.catalog, vocab)
         likeness = (texts, cooccurrence(histories, len(vocab), LIKENESS))
         taught, kept = Wording.read().split(seed)
-        writer = Writer(facets, taught, np.hstack([centred(vectors) for vectors in likeness]))
+        writer = Writer(facets, taught, np.hstack([centred(vectors) for vectors in likeness]), PLAIN)
+        tester = replace(writer, wording=kept, plain=0.0)
         frequency = np.bincount(histories.items, minlength=len(vocab))
         library = (
             Library.write(writer, frequency, school.encoder, config.written, seed)
@@ -127,7 +128,7 @@ class Course:
         report: dict[str, Any] = {}
         if library is not None:
             items = np.random.default_rng(seed).choice(np.flatnonzero(frequency), TESTED).astype(np.int32)
-            exam = replace(writer, wording=kept).write(items, seed + 3)
+            exam = tester.write(items, seed + 3)
             ear, report["understood"] = examine(ear, exam, items, school.encoder)
             report["likeness"] = ear.likeness.keen
             if report["understood"] < UNDERSTOOD:
@@ -156,7 +157,7 @@ class Course:
             vocab,
             histories,
             writer,
-            replace(writer, wording=kept),
+            tester,
             ear,
             writer.alike(np.arange(len(vocab), dtype=np.int32), np.random.default_rng(seed)).astype(np.int32),
             told,

@@ -8,10 +8,12 @@ is trained, so that one training answers for three kinds of question:
 - cold: the hidden items are ranked among themselves for the users who took them next, by the reader's opinion.
 
 Every row but the two of another reading ("profiles ...") is trained anew. Requests are left out: nobody asks. The rows
-over a language model have fewer epochs where BENCH_BACKBONE says so; "own blocks, as long" is trained as they are.
+over a language model have fewer epochs where BENCH_BACKBONE says so; "own blocks as long" is trained as they are.
 
-BENCH_DATA=ml-100k BENCH_SEED=0 BENCH_ROWS="full,no text" choose; BENCH_RERANKER='{"epochs": 4}' changes every row, and
-BENCH_BACKBONE='{"epochs": 4, "layers": 4}' those over a language model (keys of either; `layers` is the backbone's).
+BENCH_DATA=ml-100k BENCH_SEED=0 BENCH_ROWS="no text" choose what stands beside full; BENCH_RERANKER='{"epochs": 4}'
+changes every row, and BENCH_BACKBONE='{"epochs": 4, "layers": 4}' those over a language model (keys of either; `layers`
+is the backbone's). BENCH_KEEP names a folder in which each row's figures stay, for the same choices only: an
+interrupted run goes on there.
 """
 
 import json
@@ -45,12 +47,13 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "trained without profiles": {"told": 0},
     "no text": {"use_text": False},
     "no vectors of items' own": {"use_ids": False},
-    "own blocks, as long": SHORT,
+    "own blocks as long": SHORT,
     OVER + "frozen": {**SHORT, "backbone": {"weights": "frozen", "layers": LAYERS}},
     OVER + "LoRA": {**SHORT, "backbone": {"weights": "lora", "layers": LAYERS}},
-    OVER + "random, same shape": {**SHORT, "backbone": {"weights": "random", "layers": LAYERS}},
+    OVER + "random": {**SHORT, "backbone": {"weights": "random", "layers": LAYERS}},
 }
-CHOSEN = os.environ.get("BENCH_ROWS", ",".join(name for name in ROWS if SHORT or name != "own blocks, as long"))
+KEEP = os.environ.get("BENCH_KEEP")
+CHOSEN = os.environ.get("BENCH_ROWS", ",".join(name for name in ROWS if SHORT or name != "own blocks as long"))
 COLUMNS = ("warm: reader", "warm: fused", "text", "cold")
 
 Floats = npt.NDArray[np.float64]
@@ -143,8 +146,13 @@ def test_what_the_text_is_worth(
     }
     questions = training.tune.sample(3 * SequenceConfig().tune_users, SEED)
     described = before.as_of(questions.queries)
-    for row in CHOSEN.split(","):
+    for row in dict.fromkeys(["full", *CHOSEN.split(",")]):
         config = SequenceConfig.model_validate({**COMMON, **ROWS[row]})
+        kept = Path(KEEP) / f"{name}-{row}.npz" if KEEP else None
+        if kept and kept.exists():
+            for key, found in np.load(kept).items():
+                table.setdefault(key.partition("|")[0], {})[key.partition("|")[2]] = found
+            continue
         if config.backbone:
             try:
                 resolve(config.backbone.model, weights_settings)
@@ -153,11 +161,15 @@ def test_what_the_text_is_worth(
                 continue
         fused = train_sequence(config, school, questions, described, seed=SEED)
         print(row, json.dumps({"changed": {**COMMON, **ROWS[row]}, "training": fused.report["training"]}), flush=True)
-        table[row] = gains(fused, lambda profiles: profiles)
+        new = {row: gains(fused, lambda profiles: profiles)}
         if row == "full":
-            table["profiles not read"] = gains(fused, lambda profiles: Profiles(profiles.frame.clear()))
-            table["profiles of others"] = gains(fused, lambda profiles: of_others(profiles, SEED))
+            new["profiles not read"] = gains(fused, lambda profiles: Profiles(profiles.frame.clear()))
+            new["profiles of others"] = gains(fused, lambda profiles: of_others(profiles, SEED))
+        if kept:
+            np.savez(kept, **{f"{what}|{column}": found for what in new for column, found in new[what].items()})
+        table |= new
         show(table)
+    show(table)
     truth, others = table["full"]["text"], table["profiles of others"]["text"]
     assert paired(truth, others, seed=0).row()["ci95"][0] > 0
 
