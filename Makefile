@@ -12,7 +12,7 @@ STAMP := .venv/installed
 DATA ?= ml-100k
 USERS ?= 300
 OUT ?= out/demo
-SPEC ?= pipelines/specs/llm.toml
+SPEC ?= pipelines/specs/demo.toml
 ARGS ?=
 
 .PHONY: help venv weights demo test lint bench clean

@@ -31,6 +31,8 @@ PER_ITEM = 48
 EARLIEST, LATEST = 0.2, 0.8
 # Profiles in a batch at most, and answers of each.
 PROFILES, ANSWERS = 32, 8
+# Share of a profile's sentences that are left out, drawn anew each time: else profiles are learned by heart.
+UNSAID = 0.3
 _SENTENCE = re.compile(r"(?<=[.!?…]) +(?=[^a-z])")
 
 
@@ -134,14 +136,18 @@ class Told:
         return cls(Sentences.of(describe.as_of(asked).frame["text"].to_list(), encoder), later.items, later.indptr)
 
     def draw(self, rng: np.random.Generator, n: int) -> Batch:
-        """`n` of the profiles with some of their answers."""
+        """`n` of the profiles, with some of their sentences and of their answers."""
         import torch
 
         able = np.flatnonzero(np.diff(self.indptr))
         chosen = rng.choice(able, min(n, len(able)), replace=False)
         picked = [rng.integers(self.indptr[p], self.indptr[p + 1], ANSWERS) for p in chosen]
+        sentences = self.sentences.take(chosen)
+        said = sentences["sentences_mask"]
+        kept = said & torch.from_numpy(rng.random(said.shape) >= UNSAID)
         return {
-            **self.sentences.take(chosen),
+            **sentences,
+            "sentences_mask": torch.where(kept.any(dim=1, keepdim=True), kept, said),
             "told": torch.from_numpy(np.repeat(np.arange(len(chosen)), ANSWERS)),
             "told_targets": torch.from_numpy(self.items[np.concatenate(picked)].astype(np.int64)),
         }
