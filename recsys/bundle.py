@@ -35,7 +35,7 @@ from recsys.settings import Settings
 from recsys.spec import Spec
 from recsys.tables import Catalog, Id, InteractionLog, Queries, adhoc_query, query_histories
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 

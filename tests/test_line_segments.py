@@ -106,7 +106,8 @@ def test_recommend_says_that_a_segment_is_not_known(bundle: Bundle, tmp_path: Pa
     spec.write_text(SPEC.replace("by_segment = true\n", ""))
     assert ran("fit", bundle.path.parent / "data", "--spec", spec, "--out", tmp_path / "plain").exit_code == 0
     assert said(tmp_path / "plain", "1") == (
-        "note: this bundle has no popularity by segment (by_segment in the recipe): everybody's figures were used\n"
+        "note: this bundle has no popularity by segment (by_segment is not in its recipe, or was fitted a weight of "
+        "zero): everybody's figures were used\n"
     )
 
 

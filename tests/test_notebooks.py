@@ -15,7 +15,8 @@ def code(path: Path) -> list[Any]:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name for path in NOTEBOOKS][:1] == ["10_first_look.ipynb"]
+    found = [path.name for path in NOTEBOOKS]
+    assert found == ["10_first_look.ipynb", "20_candidates.ipynb", "30_reranker.ipynb"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -30,6 +31,8 @@ def test_a_notebook_imports_the_package_and_defines_nothing(path: Path) -> None:
     assert not [node for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda)]
 
 
+# Alone on a core the longest takes two minutes; where others compute beside it, several times that.
+@pytest.mark.timeout(1800)
 @pytest.mark.weights
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_on_the_small_world(
@@ -40,5 +43,5 @@ def test_a_notebook_runs_on_the_small_world(
     monkeypatch.setenv("RECSYS_CACHE_DIR", str(weights_settings.cache_dir))
     monkeypatch.setenv("RECSYS_OFFLINE", "1")
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": path.parent}}).execute()
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": path.parent}}).execute()
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")

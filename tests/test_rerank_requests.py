@@ -203,8 +203,12 @@ def test_a_capital_at_the_start_of_a_sentence_is_no_title() -> None:
 
 
 def test_a_long_request_is_read_in_pieces() -> None:
-    assert pieces_of("A comedy. No horror; nothing old!") == ["A comedy.", "No horror;", "nothing old!"]
-    assert [len(piece.split()) for piece in pieces_of("word " * 40)] == [18, 18, 4]
+    assert pieces_of("Horror? No thanks. A comedy; nothing old!") == ["Horror? No thanks. A comedy; nothing old!"]
+    assert [len(piece.split()) for piece in pieces_of("word " * 40)] == [16, 16, 8]
+    assert pieces_of(f"{'word ' * 10}end. {'more ' * 5}end. last one") == [
+        f"{'word ' * 10}end.",
+        f"{'more ' * 5}end. last one",
+    ]
     assert pieces_of("  ") == [""]
 
 
@@ -215,8 +219,10 @@ def test_what_any_piece_says_counts(writer: Writer) -> None:
     carried = facets.carried.astype(np.float32)
     ear = Ear(True, network, facets.names, names, carried, facets.years, Mentions.of(facets.titles), likeness)
     title = facets.titles[7]
-    whole = ear.hear([f"some comedy. no western. like {title}", "drama"], WordEncoder())
-    parts = ear.hear(["some comedy.", "no western.", f"like {title}"], WordEncoder())
+    long = "word " * 14  # so that each sentence is a piece of its own
+    parts_said = [f"{long}some comedy.", f"{long}no western.", f"like {title}"]
+    whole = ear.hear([" ".join(parts_said), "drama"], WordEncoder())
+    parts = ear.hear(parts_said, WordEncoder())
     for name in ("wants", "refuses", "newer", "older"):
         np.testing.assert_allclose(whole.meanings[name][0], parts.meanings[name].amax(dim=0), atol=1e-5)
     assert whole.like.tolist() == [7, -1]
@@ -230,6 +236,8 @@ def test_how_far_likeness_goes_is_learned() -> None:
     texts = rng.normal(size=(200, 64)).astype(np.float32)
     answers = np.arange(150, dtype=np.int32)
     likeness = Likeness.of(texts)
+    twice = likeness.towards(np.stack([texts[0], (texts[0] + texts[0]) / 2]))
+    np.testing.assert_allclose(twice @ likeness.texts[0], 1, atol=1e-2)
     said = texts[answers] + rng.normal(size=(150, 64)).astype(np.float32)
     assert likeness.learn(said, answers).keen >= 8
     assert likeness.learn(said[::-1], answers).keen <= 1
@@ -243,3 +251,21 @@ def test_sentences_of_a_profile() -> None:
     ]
     assert sentences_of("  ") == []
     assert len(sentences_of("One. " * 50)) == 10
+
+
+def test_what_names_nothing_is_likened_to_the_texts_of_items(writer: Writer) -> None:
+    """A text of the catalog itself, asked for in words that no value stands for, puts its item first."""
+    network, names = learned(writer, 0)
+    facets = writer.facets
+    texts = np.eye(len(facets.years), 64, dtype=np.float32)
+    said = WordEncoder().embed(["zebra xylophone"])[0]
+    texts[5] = said
+    likeness = replace(Likeness.of(texts), keen=8.0)
+    carried = facets.carried.astype(np.float32)
+    ear = Ear(True, network, facets.names, names, carried, facets.years, Mentions.of(facets.titles), likeness)
+    asked = ear.hear(["zebra xylophone"], WordEncoder())
+    assert asked.meanings["alike"].any()
+    without = replace(ear, likeness=replace(likeness, keen=0.0))
+    gained = ear.fits(asked)[0] - without.fits(without.hear(["zebra xylophone"], WordEncoder()))[0]
+    assert gained.argmax() == 5
+    assert gained[5] > 0

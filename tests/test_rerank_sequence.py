@@ -180,6 +180,7 @@ def _writer(school: School, catalog: Catalog) -> Writer:
 
 def test_plain_lists_are_never_worse_on_tune_than_they_came(trained: Fused) -> None:
     assert trained.report["queries"] > 50
+    assert trained.report["reranked"] >= trained.report["candidates"]
     assert set(trained.report["regimes"]) <= {"request", "told"}
     assert trained.report["regimes"]["request"]["gain"] > 0
 

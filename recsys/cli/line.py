@@ -174,7 +174,8 @@ def recommend(
 def _not_counted(segment: str, known: Sequence[str]) -> str:
     """Why a visitor's segment changed nothing; empty where its own counts were used."""
     if not known:
-        return "this bundle has no popularity by segment (by_segment in the recipe): everybody's figures were used"
+        why = "by_segment is not in its recipe, or was fitted a weight of zero"
+        return f"this bundle has no popularity by segment ({why}): everybody's figures were used"
     if segment in known:
         return ""
     some = ", ".join(known[:SHOWN]) + (f" and {len(known) - SHOWN} more" if len(known) > SHOWN else "")

@@ -23,7 +23,9 @@ from recsys.networks.training import Schedule, fingerprint, train, workplace
 from recsys.protocols import Floats, Ints
 from recsys.rerank.features import Ranked, popularity
 from recsys.rerank.fused import Fused
+from recsys.rerank.heard import unread
 from recsys.rerank.lessons import with_texts
+from recsys.rerank.requests import Wording
 from recsys.rerank.student import (
     HALF_LIVES,
     WEIGHTS,
@@ -51,14 +53,15 @@ def train_student(config: StudentConfig, school: School, teacher: Fused, questio
     vocab = Vocab.of_items(school.catalog)
     histories = vocab.histories(query_histories(school.before))
     writer = writer_of(school, vocab, histories)
+    hears = bool(config.requests) and len(writer.facets) > 0 and unread(teacher) is None
     rng = np.random.default_rng(seed)
     cut = shortened(questions.queries, config.lists, rng)
     known = school.describe.as_of(cut)
     share = rng.random(len(cut))
     withheld = share < config.told
     cut = with_texts(cut, [""] * len(cut), withheld)
-    lists = Ranked.of(cut, school.generate(cut)).head(config.depth)
-    asking = np.flatnonzero(share > 1 - config.requests) if len(writer.facets) else np.zeros(0, dtype=np.int64)
+    lists = Ranked.of(cut, school.generate(cut)).head(min(config.depth, teacher.depth))
+    asking = np.flatnonzero(share > 1 - config.requests) if hears else np.zeros(0, dtype=np.int64)
     # A request that is true of some candidate: as likely of one as of another.
     any_of = lists.starts + (rng.random(len(lists)) * lists.sizes).astype(np.int64)
     wish = np.full(len(cut), -1)
@@ -80,9 +83,10 @@ def train_student(config: StudentConfig, school: School, teacher: Fused, questio
 
     part = rng.permutation(len(questions)) % 3
     answers = vocab.encode(questions.truth.frame["item_id"])
-    asking = np.flatnonzero((part == 1) & (answers >= 0)) if config.requests and len(writer.facets) else asking[:0]
+    asking = np.flatnonzero((part == 1) & (answers >= 0)) if hears else asking[:0]
     described = school.describe.as_of(questions.queries)
-    texts = requests_for(writer, answers, asking, seed + 1)
+    tester = replace(writer, wording=Wording.read().split(seed)[1], plain=0.0)  # as the teacher was weighed
+    texts = requests_for(tester, answers, asking, seed + 1)
     asked = with_texts(questions.queries, texts, (part == 2) & (config.told > 0))
     fused = config.fuse(
         judge,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EncoderSource = Callable[[], TextEncoder]
 # Words of a request that are read together.
-PIECE = 18
+PIECE = 16
 # From here on a meaning is told to who asked.
 SURE = 0.5
 # "Matrix, The" as catalogs sort it.
@@ -42,12 +42,15 @@ def no_encoder() -> TextEncoder:
 
 
 def pieces_of(request: str) -> list[str]:
-    """A request in pieces as long as those of training: its sentences, and long ones in turn at every `PIECE` words."""
-    found = []
+    """A request in pieces as long as those of training: whole if it is short, else as many of its sentences together as
+    fit, since one may be about the other ("Horror? No thanks."); a long one is cut at every `PIECE` words."""
+    found: list[list[str]] = [[]]
     for sentence in _PIECES.split(request.strip()):
         words = sentence.split()
-        found += [" ".join(words[at : at + PIECE]) for at in range(0, len(words), PIECE)]
-    return found or [""]
+        if found[-1] and len(found[-1]) + len(words) > PIECE:
+            found.append([])
+        found[-1] += words
+    return [" ".join(words[at : at + PIECE]) for words in found for at in range(0, max(len(words), 1), PIECE)]
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ class Ear:
         split = [pieces_of(text) for text in requests]
         words = Words.of([piece for text in split for piece in text], encoder)
         starts = np.cumsum([0, *map(len, split)])[:-1]
-        vectors = np.add.reduceat(words.means(), starts)
+        pieces = np.array([[len(pieces)] for pieces in split], dtype=np.float32)
+        vectors = np.asarray(np.add.reduceat(words.means(), starts) / pieces, dtype=np.float32)
         each = self.interpreter.meanings(words, self.vectors)
         most = {name: torch.from_numpy(np.maximum.reduceat(value.numpy(), starts)) for name, value in each.items()}
         return self._asked(requests, vectors, most)
@@ -154,7 +158,7 @@ class Ear:
 
         like = np.array([self.mentions.find(text) for text in requests], dtype=np.int64)
         years = np.where(like >= 0, self.years[like], np.nan).astype(np.float32)
-        spoken = torch.cat([meanings["wants"], meanings["refuses"]], 1)
+        spoken = meanings["wants"] + meanings["refuses"]
         sure = spoken.amax(1).numpy() if spoken.shape[1] else np.zeros(len(like))
         vague = np.where(like >= 0, 0.0, 1.0 - sure)[:, None].astype(np.float32)
         alike = torch.from_numpy(self.likeness.keen * vague * self.likeness.towards(vectors))

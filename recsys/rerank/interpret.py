@@ -18,8 +18,8 @@ from recsys.networks.training import Batch
 from recsys.protocols import Floats, Ints, TextEncoder
 from recsys.rerank.requests import Request
 
-# Tokens of a request that are read.
-LONGEST = 28
+# Tokens of a piece of a request that are read.
+LONGEST = 40
 # Probabilities are kept this far from 0 and 1, so that no value rules an item out beyond recall.
 DOUBT = 1e-4
 # Values asked about at once in training: those spoken of, and some that are not.

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys.data.vocab import Histories, Vocab
 from recsys.errors import BundleError
@@ -79,6 +79,13 @@ class StudentConfig(FusedConfig):
     epochs: int = Field(default=8, ge=1)
     heldout: float = Field(default=0.1, gt=0, lt=1)
 
+    @model_validator(mode="after")
+    def _knows_no_answers(self) -> Self:
+        # An adapter learns from answers of tune, and the student is weighed by those.
+        if isinstance(self.teacher, PackedConfig) and self.teacher.adapter is not None:
+            raise ValueError("teacher.adapter: a student's teacher cannot have one: it has seen the answers")
+        return self
+
     @property
     def needs_lm(self) -> bool:  # type: ignore[override]
         """Whether the teacher does."""
@@ -111,9 +118,9 @@ class StudentJudge:
         return f"student of '{self.config.teacher.kind}' over {self.encoder_id}"
 
     @property
-    def limits(self) -> bool:
-        """Whether it says what a request means."""
-        return self.ear is not None
+    def limits(self) -> bool | None:
+        """Whether it says what a request means; None where it has no ear, and reads no more than the vector of one."""
+        return True if self.ear is not None else None
 
     def understood(self, requests: Sequence[str]) -> list[dict[str, Any]]:
         """See `Ear.told`. Errors: `ModelError` where the text encoder is not to be had."""
@@ -177,7 +184,12 @@ class StudentJudge:
             arrays = load_file(folder / "network.safetensors")
             if set(arrays) != {*WEIGHTS, "items", "tokens", "bias", "popularity"} or len(arrays["items"]) != len(vocab):
                 raise BundleError(f"{folder}: its network is of another version: refit")
-        ear = cache(lambda: Ear.load(folder / "ear")) if (folder / "ear").exists() else None
+
+        def hear() -> Ear:
+            with readable(folder / "ear", "what it knows of requests"):
+                return Ear.load(folder / "ear")
+
+        ear = cache(hear) if (folder / "ear").exists() else None
         return cls(config, vocab, names, arrays, encoder_id, encoder, ear)
 
 

@@ -101,9 +101,7 @@ def llmrank(folder: Path, recommender: Any, questions: Questions) -> dict[str, f
         truth = dict(questions.truth.frame.iter_rows())
         # As LLMRank's own trainer makes them (`has_gt`): nineteen others, then the answer.
         heads = [
-            pl.DataFrame(
-                {"query_id": q, "item_id": [*[i for i in items if i != truth[q]][: LISTED - 1], truth[q]]}
-            )
+            pl.DataFrame({"query_id": q, "item_id": [*[i for i in items if i != truth[q]][: LISTED - 1], truth[q]]})
             for q, items in asked.select("query_id", "candidates").iter_rows()
         ]
         judge = recommender.reranker.primary.judge
