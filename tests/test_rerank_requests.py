@@ -204,9 +204,9 @@ def test_a_capital_at_the_start_of_a_sentence_is_no_title() -> None:
 
 def test_a_long_request_is_read_in_pieces() -> None:
     assert pieces_of("Horror? No thanks. A comedy; nothing old!") == ["Horror? No thanks. A comedy; nothing old!"]
-    assert [len(piece.split()) for piece in pieces_of("word " * 40)] == [16, 16, 8]
-    assert pieces_of(f"{'word ' * 10}end. {'more ' * 5}end. last one") == [
-        f"{'word ' * 10}end.",
+    assert [len(piece.split()) for piece in pieces_of("word " * 60)] == [24, 24, 12]
+    assert pieces_of(f"{'word ' * 18}end. {'more ' * 5}end. last one") == [
+        f"{'word ' * 18}end.",
         f"{'more ' * 5}end. last one",
     ]
     assert pieces_of("  ") == [""]
@@ -219,7 +219,7 @@ def test_what_any_piece_says_counts(writer: Writer) -> None:
     carried = facets.carried.astype(np.float32)
     ear = Ear(True, network, facets.names, names, carried, facets.years, Mentions.of(facets.titles), likeness)
     title = facets.titles[7]
-    long = "word " * 14  # so that each sentence is a piece of its own
+    long = "word " * 22  # so that each sentence is a piece of its own
     parts_said = [f"{long}some comedy.", f"{long}no western.", f"like {title}"]
     whole = ear.hear([" ".join(parts_said), "drama"], WordEncoder())
     parts = ear.hear(parts_said, WordEncoder())

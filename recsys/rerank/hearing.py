@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EncoderSource = Callable[[], TextEncoder]
 # Words of a request that are read together.
-PIECE = 16
+PIECE = 24
 # From here on a meaning is told to who asked.
 SURE = 0.5
 # "Matrix, The" as catalogs sort it.

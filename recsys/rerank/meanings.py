@@ -85,12 +85,12 @@ def examine(ear: Ear, requests: Sequence[Request], items: Codes, encoder: TextEn
 
 
 def understood(ear: Ear, requests: Sequence[Request], words: "Words") -> float:
-    """Share of what these requests want and refuse that is taken for what it is. words : of the requests."""
+    """Share of these requests of which all that they want and refuse is heard, and nothing else. words : theirs."""
     meanings = ear.interpreter.meanings(words, ear.vectors)
-    right = [
-        float(meanings[name][row, value]) > SURE
-        for row, request in enumerate(requests)
-        for name, values in (("wants", request.wants), ("refuses", request.refuses))
-        for value in values
-    ]
-    return float(np.mean(right)) if right else 0.0
+    right = np.ones(len(requests), dtype=bool)
+    for name in ("wants", "refuses"):
+        meant = np.zeros((len(requests), len(ear.names)), dtype=bool)
+        for row, request in enumerate(requests):
+            meant[row, list(getattr(request, name))] = True
+        right &= ((meanings[name].numpy() > SURE) == meant).all(axis=1)
+    return float(right.mean()) if len(right) else 0.0
