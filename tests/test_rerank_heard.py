@@ -127,6 +127,6 @@ def test_requests_of_which_too_little_is_understood_are_not_read(
     settings = Settings(cache_dir=tmp_path / "cache", offline=True, device="cpu")
     with caplog.at_level("WARNING"):
         fitted = fit(tiny, spec, settings, seed=0)
-    assert "are understood: they will not be read" in caplog.text
+    assert "is understood: they will not be read" in caplog.text
     assert fitted.tuning["reranker"]["training"]["understood"] < 0.3
     assert "learned no requests" in str(unread(fitted.recommender.reranker))

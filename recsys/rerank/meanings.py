@@ -85,12 +85,11 @@ def examine(ear: Ear, requests: Sequence[Request], items: Codes, encoder: TextEn
 
 
 def understood(ear: Ear, requests: Sequence[Request], words: "Words") -> float:
-    """Share of these requests of which all that they want and refuse is heard, and nothing else. words : theirs."""
+    """Share of what these requests want that is heard so, or of what they refuse, whichever is less: who takes all for
+    refused understands nothing. words : of the requests."""
     meanings = ear.interpreter.meanings(words, ear.vectors)
-    right = np.ones(len(requests), dtype=bool)
+    shares = []
     for name in ("wants", "refuses"):
-        meant = np.zeros((len(requests), len(ear.names)), dtype=bool)
-        for row, request in enumerate(requests):
-            meant[row, list(getattr(request, name))] = True
-        right &= ((meanings[name].numpy() > SURE) == meant).all(axis=1)
-    return float(right.mean()) if len(right) else 0.0
+        said = [(row, value) for row, request in enumerate(requests) for value in getattr(request, name)]
+        shares += [np.mean([float(meanings[name][place]) > SURE for place in said])] if said else []
+    return float(min(shares, default=0.0))

@@ -133,8 +133,8 @@ class Course:
             report["likeness"] = ear.likeness.keen
             if report["understood"] < UNDERSTOOD:
                 log.warning(
-                    "reranker: only %.0f%% of requests in new words are understood: they will not be read; raise "
-                    "reranker.written or reranker.exercises",
+                    "reranker: of what requests in new words say only %.0f%% is understood: they will not be read; "
+                    "raise reranker.written or reranker.exercises",
                     100 * report["understood"],
                 )
                 ear = replace(ear, learned=False)
