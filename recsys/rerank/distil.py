@@ -24,7 +24,7 @@ from recsys.protocols import Floats, Ints
 from recsys.rerank.features import Ranked, popularity
 from recsys.rerank.fused import Fused
 from recsys.rerank.heard import unread
-from recsys.rerank.lessons import with_texts
+from recsys.rerank.lessons import requests_for, with_texts, writer_of
 from recsys.rerank.requests import Wording
 from recsys.rerank.student import (
     HALF_LIVES,
@@ -35,7 +35,7 @@ from recsys.rerank.student import (
     coded,
     forward,
 )
-from recsys.rerank.taught import Material, Taught, known_of, requests_for, shortened, writer_of
+from recsys.rerank.taught import Material, Taught, known_of, shortened
 from recsys.rerank.train import School
 from recsys.tables import query_histories
 
@@ -52,7 +52,7 @@ def train_student(config: StudentConfig, school: School, teacher: Fused, questio
     """
     vocab = Vocab.of_items(school.catalog)
     histories = vocab.histories(query_histories(school.before))
-    writer = writer_of(school, vocab, histories)
+    writer = writer_of(school.catalog, vocab, histories)
     hears = bool(config.requests) and len(writer.facets) > 0 and unread(teacher) is None
     rng = np.random.default_rng(seed)
     cut = shortened(questions.queries, config.lists, rng)

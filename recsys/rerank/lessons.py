@@ -15,16 +15,20 @@ import polars as pl
 
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.networks.chunks import Chunks
+from recsys.networks.items import centred, item_vectors
+from recsys.networks.pairs import cooccurrence
 from recsys.networks.training import Batch
 from recsys.protocols import Floats, Ints, ProfileSource, TextEncoder
-from recsys.rerank.requests import Request, Writer
-from recsys.tables import InteractionLog, Queries, query_histories
+from recsys.rerank.requests import PLAIN, Facets, Request, Wording, Writer
+from recsys.tables import Catalog, InteractionLog, Queries, query_histories
 
 if TYPE_CHECKING:
     from recsys.rerank.interpret import Words
 
 # Sentences of a profile that are read.
 SENTENCES = 10
+# Size of the factors by which one item is likened to another in requests.
+LIKENESS = 64
 # Requests for one item at most.
 PER_ITEM = 48
 # Shares of a history after which its profile is written.
@@ -69,6 +73,22 @@ class Sentences:
         places = places[:, : max(1, int((places >= 0).sum(axis=1).max(initial=1)))]
         vectors = self.vectors[np.maximum(places, 0)] if len(self.vectors) else np.zeros((*places.shape, 1), "float32")
         return {"sentences": torch.from_numpy(vectors), "sentences_mask": torch.from_numpy(places >= 0)}
+
+
+def writer_of(catalog: Catalog, vocab: Vocab, histories: Histories) -> Writer:
+    """Who writes requests for the items of a catalog, in all phrasings that are taught."""
+    likeness = (item_vectors(catalog, vocab), cooccurrence(histories, len(vocab), LIKENESS))
+    facets = Facets.of(catalog, vocab, histories.items)
+    return Writer(facets, Wording.read(), np.hstack([centred(vectors) for vectors in likeness]), PLAIN)
+
+
+def requests_for(writer: Writer, wish: Codes, asking: Ints, seed: int) -> list[str]:
+    """For each of `wish` (n,), item codes, a request where `asking` holds its row and there is an item; else ""."""
+    asking = asking[wish[asking] >= 0]
+    texts = [""] * len(wish)
+    for row, request in zip(asking, writer.write(wish[asking], seed) if len(asking) else [], strict=True):
+        texts[row] = request.text
+    return texts
 
 
 def with_texts(queries: Queries, requests: list[str], withheld: npt.NDArray[np.bool_]) -> Queries:

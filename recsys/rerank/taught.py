@@ -10,7 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from recsys.data.vocab import Codes, Vocab
+from recsys.data.vocab import Vocab
 from recsys.errors import ModelError
 from recsys.networks.items import attribute_vectors, centred, item_vectors
 from recsys.networks.pairs import cooccurrence
@@ -18,9 +18,8 @@ from recsys.protocols import Floats, Ints
 from recsys.rerank.features import Ranked
 from recsys.rerank.fused import Fused
 from recsys.rerank.fusion import standardise
-from recsys.rerank.requests import PLAIN, Facets, Wording, Writer
 from recsys.rerank.student import EarSource, coded, features_of, heard, past_of, read, said
-from recsys.rerank.train import LIKENESS, School
+from recsys.rerank.train import School
 from recsys.tables import Candidates, Profiles, Queries
 
 # Directions of text that are kept, those in which items differ most.
@@ -41,22 +40,6 @@ def shortened(queries: Queries, n: int, rng: np.random.Generator) -> Queries:
     )
     at = pl.when(pl.Series(kept < length)).then(pl.col("times").list.last()).otherwise(None)
     return Queries(frame.with_columns(at=pl.coalesce(at, "at")))
-
-
-def writer_of(school: School, vocab: Vocab, histories: Any) -> Writer:
-    """Who writes requests in all phrasings that are taught."""
-    likeness = (item_vectors(school.catalog, vocab), cooccurrence(histories, len(vocab), LIKENESS))
-    facets = Facets.of(school.catalog, vocab, histories.items)
-    return Writer(facets, Wording.read(), np.hstack([centred(vectors) for vectors in likeness]), PLAIN)
-
-
-def requests_for(writer: Writer, wish: Codes, asking: Ints, seed: int) -> list[str]:
-    """For each of `wish` (n,), item codes, a request where `asking` holds its row and there is an item; else ""."""
-    asking = asking[wish[asking] >= 0]
-    texts = [""] * len(wish)
-    for row, request in zip(asking, writer.write(wish[asking], seed) if len(asking) else [], strict=True):
-        texts[row] = request.text
-    return texts
 
 
 def known_of(school: School, vocab: Vocab, histories: Any) -> Floats:

@@ -19,15 +19,15 @@ from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.errors import SpecError
 from recsys.lm.weights import resolve
 from recsys.networks.chunks import answer_gains, held_out, hold_out
-from recsys.networks.items import attribute_vectors, centred, item_vectors
+from recsys.networks.items import attribute_vectors, item_vectors
 from recsys.networks.pairs import cooccurrence
 from recsys.networks.training import fingerprint, train, workplace
 from recsys.protocols import Floats, ProfileSource, TextEncoder
 from recsys.rerank.fused import Fused
 from recsys.rerank.hearing import Asked, Ear
-from recsys.rerank.lessons import Lessons, Library, Told, with_texts
+from recsys.rerank.lessons import Lessons, Library, Told, with_texts, writer_of
 from recsys.rerank.meanings import examine, learn_meanings
-from recsys.rerank.requests import PLAIN, Facets, Wording, Writer
+from recsys.rerank.requests import Wording, Writer
 from recsys.rerank.sequence import ROWS, SequenceConfig, SequenceJudge
 from recsys.settings import Settings
 from recsys.tables import Candidates, Catalog, InteractionLog, Profiles, Queries, query_histories
@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 
 PARTS = ("without a request", "with one")
 DIVERGED = "reranker: the training diverged, its numbers are not finite: lower reranker.rate"
-# Size of the factors by which one item is likened to another in requests.
-LIKENESS = 64
 # Requests by which it is told how much is understood, and the share below which none is read.
 TESTED, UNDERSTOOD = 300, 0.3
 
@@ -112,11 +110,10 @@ class Course:
             resolve(config.backbone.model, school.settings)  # what is not there is said before the work, not after
         vocab = Vocab.of_items(school.catalog)
         histories = vocab.histories(query_histories(school.before))
-        facets = Facets.of(school.catalog, vocab, histories.items)
         texts = item_vectors(school.catalog, vocab)
-        likeness = (texts, cooccurrence(histories, len(vocab), LIKENESS))
         taught, kept = Wording.read().split(seed)
-        writer = Writer(facets, taught, np.hstack([centred(vectors) for vectors in likeness]), PLAIN)
+        writer = replace(writer_of(school.catalog, vocab, histories), wording=taught)
+        facets = writer.facets
         tester = replace(writer, wording=kept, plain=0.0)
         frequency = np.bincount(histories.items, minlength=len(vocab))
         library = (
