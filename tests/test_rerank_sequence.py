@@ -19,7 +19,8 @@ from recsys.errors import BundleError, ModelError, SpecError, UnknownItemError
 from recsys.profiles import ProfilesConfig
 from recsys.rerank import Fallback, Fused, SequenceConfig, load_reranker
 from recsys.rerank.fusion import LinearFusion
-from recsys.rerank.requests import Wording, Writer
+from recsys.rerank.hearing import Mentions
+from recsys.rerank.requests import Facets, Wording, Writer
 from recsys.rerank.sequence import SequenceJudge
 from recsys.rerank.train import Course, School, train_sequence
 from recsys.settings import Settings
@@ -255,10 +256,13 @@ def test_nothing_that_a_profile_tells_is_younger_than_its_answers(school: School
         def save(self, path: Path) -> None: ...
 
     vocab = Vocab.of_items(school.catalog)
-    told = Told.write(school.before, vocab, Spy(), WordEncoder(), 50, seed=0)
+    mentions = Mentions.of(Facets.of(school.catalog, vocab, vocab.encode(school.before.frame["item_id"])).titles)
+    told = Told.write(school.before, vocab, Spy(), WordEncoder(), mentions, 50, seed=0)
     (queries,) = asked
     whole = dict(school.before.frame.group_by("user_id").agg("item_id").select("user_id", "item_id").iter_rows())
     for row, (user, history) in enumerate(queries.frame.select("user_id", "history").iter_rows()):
+        named = told.named.items[told.named.indptr[row] : told.named.indptr[row + 1]]
+        assert len(named) and set(named) <= set(vocab.encode(pl.Series(history)))
         later = whole[user][len(history) :]
         assert whole[user][: len(history)] == history
         assert told.items[told.indptr[row] : told.indptr[row + 1]].tolist() == vocab.encode(pl.Series(later)).tolist()

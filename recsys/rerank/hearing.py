@@ -6,7 +6,7 @@ found as it is written; of one that names nothing, the likeness of its words to 
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,20 +75,35 @@ class Mentions:
         return cls(codes, tuple(titles), max((title.count(" ") + 1 for title in codes), default=0))
 
     def find(self, text: str) -> int:
-        """The code of the longest title in the text, -1 where there is none; written as the catalog writes it. A single
-        word that begins a sentence has its capital from there, and counts only in quotes."""
-        words = text.split()
-        for size in range(min(self.longest, len(words)), 0, -1):
-            for start in range(len(words) - size + 1):
-                phrase = " ".join(words[start : start + size])
-                bare = phrase.strip(_QUOTES)
-                first = start == 0 or words[start - 1].endswith((".", "!", "?", ";", ":"))
-                if size == 1 and first and bare == phrase.rstrip(_QUOTES):
-                    continue
-                for said in (bare, bare.rstrip(",.;!?").rstrip(_QUOTES)):
-                    if said in self.codes:
-                        return self.codes[said]
-        return -1
+        """The code of the longest title in the text, -1 where there is none; see `found`."""
+        return max(self._found(text.split()), key=lambda found: (found[1], -found[0]), default=(0, 0, -1))[2]
+
+    def all(self, text: str, most: int) -> list[int]:
+        """The codes of the first titles in the text, `most` at most, in the order in which they are named."""
+        return list(dict.fromkeys(code for *_, code in self._found(text.split())))[:most]
+
+    def _found(self, words: Sequence[str]) -> Iterator[tuple[int, int, int]]:
+        """Start and length in words of the longest title that begins there, one behind the other, and its code; written
+        as the catalog writes it. A single word that begins a sentence has its capital from there, and counts only in
+        quotes."""
+        start = 0
+        while start < len(words):
+            size, code = self._longest(words, start)
+            if size:
+                yield start, size, code
+            start += max(size, 1)
+
+    def _longest(self, words: Sequence[str], start: int) -> tuple[int, int]:
+        for size in range(min(self.longest, len(words) - start), 0, -1):
+            phrase = " ".join(words[start : start + size])
+            bare = phrase.strip(_QUOTES)
+            first = start == 0 or words[start - 1].endswith((".", "!", "?", ";", ":"))
+            if size == 1 and first and bare == phrase.rstrip(_QUOTES):
+                continue
+            for said in (bare, bare.rstrip(",.;!?").rstrip(_QUOTES)):
+                if said in self.codes:
+                    return size, self.codes[said]
+        return 0, -1
 
 
 @dataclass(frozen=True)

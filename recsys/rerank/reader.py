@@ -2,8 +2,9 @@
 
 History: causal self-attention over item tokens, as SASRec (Kang & McAuley, ICDM 2018), from an empty start on. The
 state after the history attends to what else is told of the user: the sentences of a profile, each one vector of a
-frozen text encoder, and the token of an item that a request names ("like that one"). So one state of a user serves any
-text, and one text any user; items are scored by the product of the state and their token, all for the price of one.
+frozen text encoder, and the token of an item that a request names ("like that one"). Titles that a profile names stand
+in for the history that is not there. So one state of a user serves any text, and one text any user; items are scored by
+the product of the state and their token, all for the price of one.
 What else a request says is no input here: `interpret` has its meaning, which holds for any user and any item, where a
 network that reads the words themselves learns the training requests by heart (notebooks/LOG.md).
 
@@ -221,7 +222,8 @@ class Reader(nn.Module):
 
         items, targets : (batch, time) codes; targets -1 where there is none
         asked          : (n, 2) row and place of the positions at which an item is named, "like" (n,)
-        sentences, sentences_mask : (m, s, width) profiles; told (k,) the profile of each answer "told_targets" (k,)
+        sentences, sentences_mask : (m, s, width) profiles; named (m, t), named_sizes (m,) codes of the items that they
+                         name; told (k,) the profile of each answer "told_targets" (k,)
         """
         without = torch.rand(len(self.known), device=self.known.device) < self.size.item_dropout * torch.rand(
             (), device=self.known.device
@@ -247,7 +249,8 @@ class Reader(nn.Module):
         loss = loss + self._answered(logits, batch["targets"][plain], items).sum() / n
         if "told" in batch:
             text = {name: batch[name] for name in ("sentences", "sentences_mask")}
-            found = self.read(empty.expand(len(text["sentences"]), -1), tokens, text)
+            named = self.states(batch["named"], tokens)
+            found = self.read(named[torch.arange(len(named)), batch["named_sizes"]], tokens, text)
             logits = self._logits(found, tokens[items], bias)[batch["told"]]
             share = TOLD * len(found) / PROFILES
             loss = loss + share * self._answered(logits, batch["told_targets"], items).mean()

@@ -25,7 +25,7 @@ from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array
 from recsys.rerank.hearing import Asked, Ear, EncoderSource, listen, summoned
 from recsys.rerank.judge import readable
-from recsys.rerank.lessons import Sentences
+from recsys.rerank.lessons import Sentences, named_in
 from recsys.tables import Catalog, Profiles, Queries
 
 if TYPE_CHECKING:
@@ -177,6 +177,10 @@ class SequenceJudge:
         told = profiles_read(queries, profiles, pl.Series(np.diff(histories.indptr) == 0))
         with torch.inference_mode():
             states = states_after(self.network, histories, vectors)
+            described = np.flatnonzero((told != "").to_numpy())
+            if len(described):
+                named = named_in(told.gather(described).to_list(), self.ear.mentions)
+                states[torch.from_numpy(described)] = states_after(self.network, named, vectors)
             found = self.network.read(states, vectors).numpy()
             some = np.flatnonzero((likes >= 0) | (told != "").to_numpy())
             for rows in np.array_split(some, -(-len(some) // ROWS)) if len(some) else []:

@@ -12,23 +12,25 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from recsys.data.split import Questions
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.errors import SpecError
 from recsys.lm.weights import resolve
-from recsys.networks.chunks import answer_gains, held_out, hold_out
+from recsys.networks.chunks import held_out, hold_out
 from recsys.networks.items import attribute_vectors, item_vectors
 from recsys.networks.pairs import cooccurrence
 from recsys.networks.training import fingerprint, train, workplace
-from recsys.protocols import Floats, ProfileSource, TextEncoder
+from recsys.protocols import ProfileSource, TextEncoder
+from recsys.rerank.exam import DIVERGED, Exam
 from recsys.rerank.fused import Fused
-from recsys.rerank.hearing import Asked, Ear
+from recsys.rerank.hearing import Ear
 from recsys.rerank.lessons import Lessons, Library, Told, with_texts, writer_of
 from recsys.rerank.meanings import examine, learn_meanings
 from recsys.rerank.requests import Wording, Writer
-from recsys.rerank.sequence import ROWS, SequenceConfig, SequenceJudge
+from recsys.rerank.sequence import SequenceConfig, SequenceJudge
 from recsys.settings import Settings
 from recsys.tables import Candidates, Catalog, InteractionLog, Profiles, Queries, query_histories
 
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PARTS = ("without a request", "with one")
-DIVERGED = "reranker: the training diverged, its numbers are not finite: lower reranker.rate"
 # Requests by which it is told how much is understood, and the share below which none is read.
 TESTED, UNDERSTOOD = 300, 0.3
 
@@ -146,7 +146,7 @@ class Course:
             place = pl.int_range(pl.len()).over("user_id")
             last = pl.col("user_id").is_in(asked_last.implode()) & (place == pl.len().over("user_id") - 1)
             learned = InteractionLog(school.before.frame.filter(~last))
-            told = Told.write(learned, vocab, school.describe, school.encoder, config.told, seed)
+            told = Told.write(learned, vocab, school.describe, school.encoder, ear.mentions, config.told, seed)
         return cls(
             config,
             school,
@@ -171,16 +171,17 @@ class Course:
         if self.ear.learned and len(answers):
             texts = [request.text for request in self.tester.write(answers, self.seed + 1)]
             asked = self.ear.read(texts, Words.of(texts, self.school.encoder))
-        fits = self.ear.fits(asked) if asked is not None else None
-        quality = (lambda: heldout_quality(network, held, answers, asked, fits)) if len(answers) else None
-        self.report.update(self._run(network, learned, quality, "explore"))
+        told, kept = self.told.split() if self.told else (None, None)
+        exam = Exam(held, answers, asked, self.ear.fits(asked) if asked is not None else None, kept)
+        quality = (lambda: exam.quality(network)) if len(answers) else None
+        self.report.update(self._run(network, learned, told, quality, "explore"))
         return network
 
     def finish(self, explored: "Reader", log: InteractionLog) -> "Reader":
         """A copy that goes on over a log, while the rate falls."""
         network = deepcopy(explored, {id(value): value for value in explored.parameters() if not value.requires_grad})
         if self.config.finish:
-            self._run(network, self.vocab.histories(query_histories(log)), None, "finish")
+            self._run(network, self.vocab.histories(query_histories(log)), self.told, None, "finish")
         return network
 
     def judge(self, network: "Reader") -> SequenceJudge:
@@ -216,7 +217,12 @@ class Course:
         return Questions(with_texts(questions.queries, requests, withheld), questions.truth)
 
     def _run(
-        self, network: "Reader", histories: Histories, quality: Callable[[], float] | None, step: str
+        self,
+        network: "Reader",
+        histories: Histories,
+        told: Told | None,
+        quality: Callable[[], float] | None,
+        step: str,
     ) -> dict[str, Any]:
         config, seed = self.config, self.seed
         network.meet(np.bincount(histories.items, minlength=len(self.vocab)))
@@ -225,7 +231,7 @@ class Course:
             return Lessons(
                 histories,
                 self.alike,
-                self.told,
+                told,
                 length=config.length,
                 batch=config.batch,
                 share=config.likened,
@@ -236,7 +242,9 @@ class Course:
             return {}
         arrays = [value.detach().numpy() for value in network.state_dict().values()]
         arrays.append(np.frombuffer(network.base.encode(), dtype=np.uint8))
-        texts = [self.told.sentences.vectors] if self.told else []
+        texts: list[npt.NDArray[Any]] = []
+        if told:
+            texts = [told.sentences.vectors, told.sentences.places, told.named.items]
         key = fingerprint(config, seed, histories.indptr, histories.items, self.alike, *texts, *arrays)
         with workplace(self.school.settings, key) as folder:
             trained = train(
@@ -268,33 +276,3 @@ class Course:
             if config.backbone:
                 backbone = Backbone.of(config.backbone, resolve(config.backbone.model, self.school.settings), size)
             return Reader(items, np.bincount(learned.items, minlength=len(vocab)), size, backbone)
-
-
-def heldout_quality(
-    network: "Reader", histories: Histories, answers: Codes, asked: Asked | None = None, fits: Floats | None = None
-) -> float:
-    """Mean NDCG@10 of the answers among the items not yet met; where there are requests, the mean of without and
-    with them. fits : (answers, items) as of `Ear.fits`."""
-    import torch
-
-    from recsys.rerank.reader import states_after
-
-    if not len(answers):
-        return 0.0
-    with torch.inference_mode():
-        tokens, bias = network.table()
-        found, places = [], np.arange(len(answers))
-        states = states_after(network, histories, tokens)
-        for text in (None, asked)[: 1 + (asked is not None)]:
-            gains = []
-            for rows in np.array_split(places, -(-len(places) // ROWS)):
-                named = {"like": torch.from_numpy(text.like[rows]).to(tokens.device)} if text is not None else None
-                scores = (network.read(states[rows], tokens, named) @ tokens.T + bias).float().cpu().numpy()
-                if text is not None and fits is not None:
-                    scores = scores + fits[rows]
-                if not np.isfinite(scores).all():
-                    raise SpecError(DIVERGED)
-                gains.append(answer_gains(scores, histories.slice(rows[0], rows[-1] + 1), answers[rows]))
-            found.append(float(np.concatenate(gains).mean()))
-    log.info("held out, NDCG@10: %s", ", ".join(f"{part} {gain:.4f}" for part, gain in zip(PARTS, found, strict=False)))
-    return float(np.mean(found))
