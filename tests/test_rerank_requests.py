@@ -15,9 +15,9 @@ from recsys.errors import SpecError
 from recsys.networks.items import centred, item_vectors
 from recsys.rerank.hearing import Ear, Mentions, pieces_of
 from recsys.rerank.interpret import DOUBT, Exercises, Interpreter, Words, log_fits
-from recsys.rerank.lessons import sentences_of
 from recsys.rerank.likeness import Likeness
 from recsys.rerank.requests import KINDS, Facets, Request, Wording, Writer
+from recsys.rerank.told import sentences_of
 from recsys.tables import Catalog
 
 HELD_OUT = Path(__file__).parent / "bench" / "requests-held-out.txt"

@@ -11,7 +11,6 @@ from recsys.errors import SpecError
 from recsys.networks.chunks import answer_gains
 from recsys.protocols import Floats
 from recsys.rerank.hearing import Asked
-from recsys.rerank.lessons import Told, padded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +22,6 @@ log = logging.getLogger(__name__)
 DIVERGED = "reranker: the training diverged, its numbers are not finite: lower reranker.rate"
 # Questions that are read at once.
 ROWS = 256
-PLACES = 10
 
 
 @dataclass(frozen=True)
@@ -32,17 +30,15 @@ class Exam:
 
     histories, answers : of users whose next event is asked for
     asked, fits        : a request of each of them, and (answers, items) as of `Ear.fits`; None where none is read
-    told               : profiles whose users' later events are asked for; None where none is read
     """
 
     histories: Histories
     answers: Codes
     asked: Asked | None
     fits: Floats | None
-    told: Told | None
 
     def quality(self, network: "Reader") -> float:
-        """The mean NDCG@10 over what is asked: by the history alone, with a request, by a profile alone.
+        """The mean NDCG@10 over what is asked: by the history alone, and with a request.
 
         Errors: `SpecError` for numbers that are not finite.
         """
@@ -57,8 +53,6 @@ class Exam:
             found["history"] = self._next(network, states, tokens, bias, None)
             if self.asked is not None:
                 found["request"] = self._next(network, states, tokens, bias, self.asked)
-            if self.told is not None and len(self.told):
-                found["profile"] = _later(network, self.told, tokens, bias)
         log.info("held out, NDCG@10: %s", ", ".join(f"{part} {gain:.4f}" for part, gain in found.items()))
         return float(np.mean(list(found.values())))
 
@@ -81,25 +75,6 @@ class Exam:
                 scores = scores + self.fits[rows]
             gains.append(answer_gains(scores, self.histories.slice(rows[0], rows[-1] + 1), self.answers[rows]))
         return float(np.concatenate(gains).mean())
-
-
-def _later(network: "Reader", told: Told, tokens: "Tensor", bias: "Tensor") -> float:
-    """Of each profile, how many of the first places among all items hold what came after it."""
-    import torch
-
-    discount = 1 / np.log2(np.arange(2, PLACES + 2))
-    gains = []
-    for start in range(0, len(told), ROWS):
-        some = told.take(np.arange(start, min(start + ROWS, len(told))))
-        texts = {**some.sentences.take(np.arange(len(some))), **padded(some.named)}
-        batch = {name: value.to(tokens.device) for name, value in texts.items()}
-        states = network.states(batch["named"], tokens)[torch.arange(len(some)), batch["named_sizes"]]
-        scores = _finite(network.read(states, tokens, batch) @ tokens.T + bias)
-        for row, best in enumerate(np.argsort(-scores, axis=1, kind="stable")[:, :PLACES]):
-            right = np.unique(some.items[some.indptr[row] : some.indptr[row + 1]])
-            held = np.isin(best, right)
-            gains.append(discount[: len(best)][held].sum() / discount[: len(right)].sum())
-    return float(np.mean(gains))
 
 
 def _finite(scores: "Tensor") -> Floats:

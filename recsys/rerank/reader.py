@@ -3,8 +3,9 @@
 History: causal self-attention over item tokens, as SASRec (Kang & McAuley, ICDM 2018), from an empty start on. The
 state after the history attends to what else is told of the user: the sentences of a profile, each one vector of a
 frozen text encoder, and the token of an item that a request names ("like that one"). Titles that a profile names stand
-in for the history that is not there. So one state of a user serves any text, and one text any user; items are scored by
-the product of the state and their token, all for the price of one.
+in for the history that is not there; what else it says is learned last, and alone (`reading`). So one state of a user
+serves any text, and one text any user; items are scored by the product of the state and their token, all for the price
+of one.
 What else a request says is no input here: `interpret` has its meaning, which holds for any user and any item, where a
 network that reads the words themselves learns the training requests by heart (notebooks/LOG.md).
 
@@ -28,14 +29,11 @@ from recsys.lm.weights import Weights
 from recsys.networks.attention import SPREAD, Attend, Block, principal_directions, spread_out
 from recsys.protocols import Floats
 from recsys.rerank.backbone import BackboneConfig, first_layers
-from recsys.rerank.lessons import PROFILES
 
 # Histories read at once.
 ROWS = 256
 # Standard deviation of a language model's word vectors (SmolLM2: 0.136).
 WORDS = 0.1
-# How much a batch that is full of profiles counts beside its histories.
-TOLD = 1.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,28 @@ class Backbone(nn.Module):
         return x + functional.dropout(self.leave(self.after(z)), self.dropout, self.training)
 
 
+class Read(nn.Module):
+    """What one kind of text adds to a state, which attends to its pieces; nothing before it has learned anything."""
+
+    def __init__(self, width: int, dim: int, blocks: int) -> None:
+        """width : of the pieces; dim : of the states."""
+        super().__init__()
+        self.piece = nn.Linear(width, dim)
+        self.blocks = nn.ModuleList(Attend(dim, 4, 0.1) for _ in range(blocks))
+        self.last, self.out = nn.LayerNorm(dim), nn.Linear(dim, dim, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, states: Tensor, pieces: Tensor, mask: Tensor) -> Tensor:
+        """(n, dim) for `states` (n, dim), `pieces` (n, m, width) and `mask` (n, m); zeros where there is no piece."""
+        some = mask.any(dim=1)
+        held, seen = self.piece(pieces), mask | ~some[:, None]
+        x = states[:, None]
+        for block in self.blocks:
+            x = block(x, held, seen)
+        found: Tensor = self.out(self.last(x[:, 0])) * some[:, None]
+        return found
+
+
 def _frozen(module: nn.Module) -> set[str]:
     return {name for name, value in module.named_parameters() if not value.requires_grad}
 
@@ -145,10 +165,7 @@ class Reader(nn.Module):
         self.blocks = nn.ModuleList(own)
         self.last, self.out = nn.LayerNorm(dim), nn.Linear(dim, dim, bias=False)
         nn.init.eye_(self.out.weight)
-        self.sentence, self.item = nn.Linear(width, dim), nn.Linear(dim, dim)
-        self.readers = nn.ModuleList(Attend(dim, 4, 0.1) for _ in range(size.readers))
-        self.last_read, self.out_read = nn.LayerNorm(dim), nn.Linear(dim, dim, bias=False)
-        nn.init.zeros_(self.out_read.weight)
+        self.like, self.profile = Read(dim, dim, size.readers), Read(width, dim, size.readers)
         self.meet(frequency)
 
     @property
@@ -197,33 +214,19 @@ class Reader(nn.Module):
         text : "sentences" (n, m, width) with "sentences_mask" (n, m); "like" (n,) codes of the item that is named, -1
                for none. All may be missing; whoever has none is read as if without.
         """
-        plain: Tensor = self.out(self.last(states))
-        if not text:
-            return plain
-        memory, masks = [], []
-        if "sentences" in text:
-            memory.append(self.sentence(text["sentences"]))
-            masks.append(text["sentences_mask"])
-        if "like" in text:
+        found: Tensor = self.out(self.last(states))
+        if text and "like" in text:
             like = functional.embedding(text["like"].clamp(min=0), tokens) * self.size.dim**0.5
-            memory.append(self.item(like)[:, None])
-            masks.append((text["like"] >= 0)[:, None])
-        held, mask = torch.cat(memory, 1), torch.cat(masks, 1)
-        some = mask.any(dim=1)
-        seen = mask | ~some[:, None]
-        x = states[:, None]
-        for block in self.readers:
-            x = block(x, held, seen)
-        told: Tensor = self.out_read(self.last_read(x[:, 0])) * some[:, None]
-        return plain + told
+            found = found + self.like(states, like[:, None], (text["like"] >= 0)[:, None])
+        if text and "sentences" in text:
+            found = found + self.profile(states, text["sentences"], text["sentences_mask"])
+        return found
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The loss: cross-entropy of the answers.
 
         items, targets : (batch, time) codes; targets -1 where there is none
         asked          : (n, 2) row and place of the positions at which an item is named, "like" (n,)
-        sentences, sentences_mask : (m, s, width) profiles; named (m, t), named_sizes (m,) codes of the items that they
-                         name; told (k,) the profile of each answer "told_targets" (k,)
         """
         without = torch.rand(len(self.known), device=self.known.device) < self.size.item_dropout * torch.rand(
             (), device=self.known.device
@@ -247,13 +250,6 @@ class Reader(nn.Module):
             loss = loss + self._answered(logits, batch["targets"][row, at], items).sum() / n
         logits = self._logits(self.read(after[plain], tokens), tokens[items], bias)
         loss = loss + self._answered(logits, batch["targets"][plain], items).sum() / n
-        if "told" in batch:
-            text = {name: batch[name] for name in ("sentences", "sentences_mask")}
-            named = self.states(batch["named"], tokens)
-            found = self.read(named[torch.arange(len(named)), batch["named_sizes"]], tokens, text)
-            logits = self._logits(found, tokens[items], bias)[batch["told"]]
-            share = TOLD * len(found) / PROFILES
-            loss = loss + share * self._answered(logits, batch["told_targets"], items).mean()
         return loss
 
     def _rivals(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -262,8 +258,7 @@ class Reader(nn.Module):
         negatives = self.size.negatives
         if negatives is None or negatives >= len(self.met):
             return self.met, self.bias.new_zeros(len(self.met))
-        told = [batch["told_targets"]] if "told" in batch else []
-        answers = torch.unique(torch.cat([batch["targets"][batch["targets"] >= 0], *told]))
+        answers = torch.unique(batch["targets"][batch["targets"] >= 0])
         drawn = torch.unique(self.met[torch.randint(len(self.met), (negatives,), device=self.met.device)])
         drawn = drawn[~torch.isin(drawn, answers)]
         share = (len(self.met) - len(answers)) / max(1, len(drawn))

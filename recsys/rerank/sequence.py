@@ -25,7 +25,7 @@ from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array
 from recsys.rerank.hearing import Asked, Ear, EncoderSource, listen, summoned
 from recsys.rerank.judge import readable
-from recsys.rerank.lessons import Sentences, named_in
+from recsys.rerank.told import Sentences, named_in
 from recsys.tables import Catalog, Profiles, Queries
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
 """The training line of the sequence reranker, on a CPU or a GPU: one command, resumable, and no answer is ever seen.
 
-First the meaning of requests, from requests written for the purpose; then the reader, on the log before tune, stopped
-when held-out users' next events are guessed no better, and finished over all of that log; then, on tune's questions,
-what its opinion is worth beside the candidates'; last it is finished again, over all that is known.
+First the meaning of requests, from requests written for the purpose; then the reader of histories, on the log before
+tune, stopped when held-out users' next events are guessed no better, and finished over all of that log; then what
+profiles say; then, on tune's questions, what its opinion is worth beside the candidates'; last it is finished again,
+over all that is known.
 """
 
 import logging
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from recsys.data.split import Questions
@@ -27,10 +27,11 @@ from recsys.protocols import ProfileSource, TextEncoder
 from recsys.rerank.exam import DIVERGED, Exam
 from recsys.rerank.fused import Fused
 from recsys.rerank.hearing import Ear
-from recsys.rerank.lessons import Lessons, Library, Told, with_texts, writer_of
+from recsys.rerank.lessons import Lessons, Library, with_texts, writer_of
 from recsys.rerank.meanings import examine, learn_meanings
 from recsys.rerank.requests import Wording, Writer
 from recsys.rerank.sequence import SequenceConfig, SequenceJudge
+from recsys.rerank.told import Told
 from recsys.settings import Settings
 from recsys.tables import Candidates, Catalog, InteractionLog, Profiles, Queries, query_histories
 
@@ -171,17 +172,21 @@ class Course:
         if self.ear.learned and len(answers):
             texts = [request.text for request in self.tester.write(answers, self.seed + 1)]
             asked = self.ear.read(texts, Words.of(texts, self.school.encoder))
-        told, kept = self.told.split() if self.told else (None, None)
-        exam = Exam(held, answers, asked, self.ear.fits(asked) if asked is not None else None, kept)
+        exam = Exam(held, answers, asked, self.ear.fits(asked) if asked is not None else None)
         quality = (lambda: exam.quality(network)) if len(answers) else None
-        self.report.update(self._run(network, learned, told, quality, "explore"))
+        self.report.update(self._run(network, learned, quality, "explore"))
         return network
 
     def finish(self, explored: "Reader", log: InteractionLog) -> "Reader":
         """A copy that goes on over a log, while the rate falls."""
         network = deepcopy(explored, {id(value): value for value in explored.parameters() if not value.requires_grad})
         if self.config.finish:
-            self._run(network, self.vocab.histories(query_histories(log)), self.told, None, "finish")
+            self._run(network, self.vocab.histories(query_histories(log)), None, "finish")
+        if self.told is not None and len(self.told):
+            from recsys.rerank.reading import learn_profiles
+
+            trained = learn_profiles(network, self.told, self.school.settings, self.seed)
+            self.report["profiles_ndcg@10"] = max(trained.qualities)
         return network
 
     def judge(self, network: "Reader") -> SequenceJudge:
@@ -220,7 +225,6 @@ class Course:
         self,
         network: "Reader",
         histories: Histories,
-        told: Told | None,
         quality: Callable[[], float] | None,
         step: str,
     ) -> dict[str, Any]:
@@ -231,7 +235,6 @@ class Course:
             return Lessons(
                 histories,
                 self.alike,
-                told,
                 length=config.length,
                 batch=config.batch,
                 share=config.likened,
@@ -242,10 +245,7 @@ class Course:
             return {}
         arrays = [value.detach().numpy() for value in network.state_dict().values()]
         arrays.append(np.frombuffer(network.base.encode(), dtype=np.uint8))
-        texts: list[npt.NDArray[Any]] = []
-        if told:
-            texts = [told.sentences.vectors, told.sentences.places, told.named.items]
-        key = fingerprint(config, seed, histories.indptr, histories.items, self.alike, *texts, *arrays)
+        key = fingerprint(config, seed, histories.indptr, histories.items, self.alike, *arrays)
         with workplace(self.school.settings, key) as folder:
             trained = train(
                 network,
