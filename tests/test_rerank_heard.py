@@ -95,9 +95,9 @@ def test_a_fitted_sequence_reranker_hears_requests_from_its_bundle(
 
     monkeypatch.setattr("recsys.spec.load_encoder", encoder)
     monkeypatch.setattr("recsys.bundle.load_encoder", encoder)
-    monkeypatch.setattr("recsys.rerank.train.UNDERSTOOD", 0.0)  # so short a training understands nothing
     small = {"dim": 16, "layers": 1, "length": 10, "epochs": 1, "finish": 0, "heldout": 10, "told": 5}
-    reranker = {"kind": "sequence", "written": 120, "exercises": 1, "tune_users": 20, **small}
+    # So short a training understands nothing.
+    reranker = {"kind": "sequence", "written": 120, "exercises": 1, "understood": 0, "tune_users": 20, **small}
     spec = Spec.model_validate({"generator": {"kind": "popular"}, "lm": {"kind": "none"}, "reranker": reranker})
     settings = Settings(cache_dir=tmp_path / "cache", offline=True, device="cpu")
     line = fit(tiny, spec, settings, seed=0).recommender

@@ -34,6 +34,9 @@ from recsys.rerank.backbone import BackboneConfig, first_layers
 ROWS = 256
 # Standard deviation of a language model's word vectors (SmolLM2: 0.136).
 WORDS = 0.1
+# How much the titles that a profile names count beside what anybody expects: they are the most telling of a history,
+# not its last. It cannot be learned from users whose histories the network knows by heart (notebooks/LOG.md).
+NAMED = 0.3
 
 
 @dataclass(frozen=True)
@@ -215,12 +218,17 @@ class Reader(nn.Module):
                for none. All may be missing; whoever has none is read as if without.
         """
         found: Tensor = self.out(self.last(states))
-        if text and "like" in text:
+        return found + self.heed(states, tokens, text) if text else found
+
+    def heed(self, states: Tensor, tokens: Tensor, text: Mapping[str, Tensor]) -> Tensor:
+        """(n, dim): what `text` adds to what the states expect by themselves; see `read`."""
+        added = torch.zeros_like(states)
+        if "like" in text:
             like = functional.embedding(text["like"].clamp(min=0), tokens) * self.size.dim**0.5
-            found = found + self.like(states, like[:, None], (text["like"] >= 0)[:, None])
-        if text and "sentences" in text:
-            found = found + self.profile(states, text["sentences"], text["sentences_mask"])
-        return found
+            added = added + self.like(states, like[:, None], (text["like"] >= 0)[:, None])
+        if "sentences" in text:
+            added = added + self.profile(states, text["sentences"], text["sentences_mask"])
+        return added
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The loss: cross-entropy of the answers.
@@ -272,6 +280,14 @@ class Reader(nn.Module):
     def _answered(self, logits: Tensor, targets: Tensor, items: Tensor) -> Tensor:
         place = self.place[targets] if items is self.met else torch.searchsorted(items, targets)
         return functional.cross_entropy(logits, place, reduction="none")
+
+
+def known_by_name(network: Reader, named: Histories, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Of users who are known by a profile alone: (n, dim) states after the items that it names, and what they expect
+    by themselves. named : these items, as of `told.named_in`."""
+    states = states_after(network, named, tokens)
+    nobody = network.states(torch.zeros((1, 0), dtype=torch.long, device=tokens.device), tokens)[:, 0]
+    return states, NAMED * network.read(states, tokens) + (1 - NAMED) * network.read(nobody, tokens)
 
 
 def states_after(network: Reader, histories: Histories, tokens: Tensor) -> Tensor:

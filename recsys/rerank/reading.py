@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recsys.errors import SpecError
 from recsys.networks.training import Batch, Schedule, Trained, fingerprint, train, workplace
 from recsys.rerank.exam import DIVERGED
-from recsys.rerank.reader import Reader, states_after
+from recsys.rerank.reader import Reader, known_by_name
 from recsys.rerank.told import Told
 from recsys.settings import Settings
 
@@ -106,8 +106,7 @@ class Learner(nn.Module):
 def batch_of(reader: Reader, tokens: Tensor, told: Told) -> dict[str, Tensor]:
     """What `Learner.logits` reads of some profiles."""
     with torch.inference_mode():
-        states = states_after(reader, told.named, tokens)
-        plain = reader.read(states, tokens)
+        states, plain = known_by_name(reader, told.named, tokens)
     return {**told.sentences.take(np.arange(len(told))), "states": states.clone(), "plain": plain.clone()}
 
 

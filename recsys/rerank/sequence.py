@@ -55,6 +55,7 @@ class SequenceConfig(FusedConfig, Schedule):
     item_dropout, history_dropout : most items' own vectors, and share of histories, that are left out in training
     written, exercises : requests that are written for training, none to not read any, and passes over them to learn
         what they mean
+    understood : share of what requests in new words say that must be understood, else none is read
     likened  : share of the places in histories at which an item like the answer is named in training
     told     : profiles that are written for training
     use_text, use_ids : whether items are told by what the catalog says, and by vectors of their own
@@ -78,6 +79,7 @@ class SequenceConfig(FusedConfig, Schedule):
     history_dropout: float = Field(default=0.1, ge=0, lt=1)
     written: int = Field(default=20_000, ge=0)
     exercises: int = Field(default=8, ge=1)
+    understood: float = Field(default=0.3, ge=0, le=1)
     likened: float = Field(default=0.05, ge=0, le=1)
     told: int = Field(default=3000, ge=0)
     heldout: int = Field(default=2000, ge=1)
@@ -167,7 +169,7 @@ class SequenceJudge:
         is no history; the rows of the queries that ask for something, and what."""
         import torch
 
-        from recsys.rerank.reader import states_after
+        from recsys.rerank.reader import known_by_name, states_after
 
         histories = self.vocab.histories(queries)
         vectors = torch.from_numpy(self.table[0])
@@ -177,11 +179,11 @@ class SequenceJudge:
         told = profiles_read(queries, profiles, pl.Series(np.diff(histories.indptr) == 0))
         with torch.inference_mode():
             states = states_after(self.network, histories, vectors)
-            described = np.flatnonzero((told != "").to_numpy())
+            found = self.network.read(states, vectors)
+            described = torch.from_numpy(np.flatnonzero((told != "").to_numpy()))
             if len(described):
-                named = named_in(told.gather(described).to_list(), self.ear.mentions)
-                states[torch.from_numpy(described)] = states_after(self.network, named, vectors)
-            found = self.network.read(states, vectors).numpy()
+                named = named_in(told.gather(described.numpy()).to_list(), self.ear.mentions)
+                states[described], found[described] = known_by_name(self.network, named, vectors)
             some = np.flatnonzero((likes >= 0) | (told != "").to_numpy())
             for rows in np.array_split(some, -(-len(some) // ROWS)) if len(some) else []:
                 text = {"like": torch.from_numpy(likes[rows])}
@@ -189,8 +191,8 @@ class SequenceJudge:
                     text |= Sentences.of(profiles_told, summoned(self.encoder, self.encoder_id)).take(
                         np.arange(len(rows))
                     )
-                found[rows] = self.network.read(states[rows], vectors, text).numpy()
-        return np.asarray(found, dtype=np.float32), asking, requests
+                found[rows] += self.network.heed(states[rows], vectors, text)
+        return np.asarray(found.numpy(), dtype=np.float32), asking, requests
 
     def understood(self, requests: Sequence[str]) -> list[dict[str, Any]]:
         """See `Ear.told`. Errors: `ModelError` where the text encoder is not to be had."""
@@ -234,7 +236,7 @@ class SequenceJudge:
             items = pl.read_parquet(folder / "items.parquet")
             arrays = load_file(folder / "network.safetensors")
             table = (arrays["tokens"], arrays["bias"])
-            width, size = arrays["reader.sentence.weight"].shape[1], config.size(len(items))
+            width, size = arrays["reader.profile.piece.weight"].shape[1], config.size(len(items))
             backbone = None
             if config.backbone is not None:
                 base = weights(config.backbone.model)

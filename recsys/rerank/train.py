@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Requests by which it is told how much is understood, and the share below which none is read.
-TESTED, UNDERSTOOD = 300, 0.3
+# Requests by which it is told how much is understood.
+TESTED = 300
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ class Course:
             exam = tester.write(items, seed + 3)
             ear, report["understood"] = examine(ear, exam, items, school.encoder)
             report["likeness"] = ear.likeness.keen
-            if report["understood"] < UNDERSTOOD:
+            if report["understood"] < config.understood:
                 log.warning(
                     "reranker: of what requests in new words say only %.0f%% is understood: they will not be read; "
-                    "raise reranker.written or reranker.exercises",
+                    "raise reranker.written or reranker.exercises, or lower reranker.understood",
                     100 * report["understood"],
                 )
                 ear = replace(ear, learned=False)
