@@ -85,7 +85,7 @@ def train_student(config: StudentConfig, school: School, teacher: Fused, questio
     answers = vocab.encode(questions.truth.frame["item_id"])
     asking = np.flatnonzero((part == 1) & (answers >= 0)) if hears else asking[:0]
     described = school.describe.as_of(questions.queries)
-    tester = replace(writer, wording=Wording.read().split(seed)[1], plain=0.0)  # as the teacher was weighed
+    tester = replace(writer, wording=Wording.read().split()[1], plain=0.0)  # as the teacher was weighed
     texts = requests_for(tester, answers, asking, seed + 1)
     asked = with_texts(questions.queries, texts, (part == 2) & (config.told > 0))
     fused = config.fuse(

@@ -22,8 +22,9 @@ from recsys.rerank.requests import Request
 LONGEST = 40
 # Probabilities are kept this far from 0 and 1, so that no value rules an item out beyond recall.
 DOUBT = 1e-4
-# Values asked about at once in training: those spoken of, and some that are not.
-ASKED = 10
+# Values asked about at once in training: those spoken of, and some that are not; half of these have names that are like
+# that of one that is, unless they are so like it that they may mean the same.
+ASKED, RIVALS, SAME_NAME = 10, 12, 0.85
 NEITHER, WANTED, REFUSED = range(3)
 SAME, NEWER, OLDER = range(3)
 
@@ -131,6 +132,14 @@ def log_fits(meanings: Mapping[str, Tensor], carried: Tensor, years: Tensor) -> 
     return found
 
 
+def rivals(names: Floats) -> Ints:
+    """(values, RIVALS) others whose names are most like each, but not the same; fewer columns where there are fewer."""
+    unit = names / np.maximum(np.linalg.norm(names, axis=1, keepdims=True), 1e-12)
+    alike = unit @ unit.T
+    alike[alike > SAME_NAME] = -np.inf
+    return np.argsort(-alike, axis=1, kind="stable")[:, : min(RIVALS, len(names) - 1)]
+
+
 class Exercises:
     """One epoch's batches of requests whose meaning is known, of like length side by side. names : (values, width)
     encodings."""
@@ -139,6 +148,7 @@ class Exercises:
         self, requests: Sequence[Request], words: Words, names: Floats, *, batch: int, rng: np.random.Generator
     ) -> None:
         self._requests, self._words, self._names, self._batch, self._rng = requests, words, names, batch, rng
+        self._rivals = rivals(names)
         order = rng.permutation(len(requests))
         self._order = order[np.argsort(np.diff(words.indptr)[order], kind="stable")]
         self._starts = rng.permutation(np.arange(0, len(order), batch))
@@ -155,6 +165,10 @@ class Exercises:
                 request = self._requests[row]
                 spoken = [*request.wants, *request.refuses]
                 asked[place, : len(spoken)] = spoken
+                free = range(len(spoken), asked.shape[1] if spoken and self._rivals.shape[1] else 0)
+                for column in free[::2]:
+                    near = self._rivals[spoken[column % len(spoken)]]
+                    asked[place, column] = near[int(self._rng.integers(len(near)))]
                 said[place] += np.isin(asked[place], request.wants) * WANTED
                 said[place] += np.isin(asked[place], request.refuses) * REFUSED
             than = np.array([self._requests[row].than for row in rows]) % 3  # -1 becomes OLDER

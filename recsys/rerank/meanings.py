@@ -1,95 +1,142 @@
-"""Learning what requests mean, and how much of what is said in new words is understood."""
+"""The ear of a catalog: what requests mean, as shipped or learned anew, and how much of what is said is understood."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recsys.data.vocab import Codes
 from recsys.networks.training import Schedule, fingerprint, train, workplace
-from recsys.protocols import Floats, TextEncoder
+from recsys.protocols import Floats, Ints, TextEncoder
 from recsys.rerank.hearing import SURE, Ear, Mentions
 from recsys.rerank.lessons import Library
 from recsys.rerank.likeness import Likeness
-from recsys.rerank.requests import Facets, Request
+from recsys.rerank.requests import Request, Writer
 from recsys.rerank.sequence import SequenceConfig
+from recsys.rerank.shipped import shipped
 from recsys.settings import Settings
 
 if TYPE_CHECKING:
-    from recsys.rerank.interpret import Words
+    from recsys.rerank.interpret import Interpreter, Words
+
+log = logging.getLogger(__name__)
 
 # Requests in a batch.
 EXERCISES = 64
+# Requests by which it is told how much is understood, and the share from which on what is shipped needs no learning.
+TESTED, ENOUGH = 300, 0.85
 
 
-def learn_meanings(
+def ear_of(
     config: SequenceConfig,
-    library: Library | None,
-    facets: Facets,
+    writer: Writer,
+    tester: Writer,
+    frequency: Ints,
     texts: Floats,
     encoder: TextEncoder,
     settings: Settings,
     seed: int,
-) -> Ear:
-    """Train the interpreter on the library's requests, whose meaning is known. texts : (items, dim) vectors."""
+) -> tuple[Ear, dict[str, Any]]:
+    """What requests mean for a catalog, and a report: how much is `understood` of what requests in new words say, by
+    whose `meanings` ("shipped" or "learned").
+
+    writer, tester : of requests to learn from, and of some in phrasings that are not taught
+    frequency      : (items,) events of each; texts : (items, dim) their vectors
+    Nothing is learned of requests, and none read, where `config.written` is 0, or the catalog has no values to name, or
+    too little is understood.
+    """
+    from recsys.rerank.interpret import Interpreter, Words
+
+    facets = writer.facets
+    names = encoder.embed(list(facets.names))
+
+    def around(network: "Interpreter", *, learned: bool = True) -> Ear:
+        carried, mentions = facets.carried.astype(np.float32), Mentions.of(facets.titles)
+        return Ear(learned, network, facets.names, names, carried, facets.years, mentions, Likeness.of(texts))
+
+    if not config.written or not len(facets):
+        return around(Interpreter(texts.shape[1]).eval(), learned=False), {}
+    items = np.random.default_rng(seed).choice(np.flatnonzero(frequency), TESTED).astype(np.int32)
+    exam = tester.write(items, seed + 3)
+    words = Words.of([request.text for request in exam], encoder)
+    tried: list[tuple[float, str, Ear]] = []
+    ready = shipped(encoder.model_id) if config.meanings == "shipped" else None
+    if ready is not None:
+        tried.append((understood(ready, exam, words, names), "shipped", around(ready)))
+    if ready is None or tried[0][0] < ENOUGH:
+        library = Library.write(writer, frequency, encoder, config.written, seed)
+        own = train_interpreter(library.requests, library.words, names, config.exercises, settings, seed)
+        tried.append((understood(own, exam, words, names), "learned", around(own)))
+    share, whose, ear = max(tried, key=lambda one: one[0])
+    wishes = [row for row, request in enumerate(exam) if request.wants]
+    if wishes:
+        ear = replace(ear, likeness=ear.likeness.learn(words.means()[wishes], items[wishes]))
+    if share < config.understood:
+        log.warning(
+            "reranker: of what requests in new words say only %.0f%% is understood: they will not be read; "
+            "raise reranker.written or reranker.exercises, or lower reranker.understood",
+            100 * share,
+        )
+        ear = replace(ear, learned=False)
+    return ear, {"meanings": whose, "understood": share, "likeness": ear.likeness.keen}
+
+
+def train_interpreter(
+    requests: Sequence[Request], words: "Words", names: Floats, passes: int, settings: Settings, seed: int
+) -> "Interpreter":
+    """Learn from requests whose meaning is known. words : of the requests; names : (values, width) encodings of the
+    values that they speak of."""
     import torch
 
     from recsys.rerank.interpret import Exercises, Interpreter
 
-    names = encoder.embed(list(facets.names))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = Interpreter(names.shape[1])
-    if library is not None:
-        requests, words = library.requests, library.words
 
-        def exercises(epoch: int) -> Exercises:
-            rng = np.random.default_rng((seed, epoch))
-            return Exercises(requests, words, names, batch=EXERCISES, rng=rng)
+    def exercises(epoch: int) -> Exercises:
+        rng = np.random.default_rng((seed, epoch))
+        return Exercises(requests, words, names, batch=EXERCISES, rng=rng)
 
-        schedule = Schedule(finish=config.exercises)
-        key = fingerprint(schedule, seed, words.states, words.indptr, names, facets.carried)
-        with workplace(settings, key) as folder:
-            train(
-                network,
-                exercises,
-                None,
-                schedule,
-                seed=seed,
-                device=settings.device,
-                folder=folder / "interpret",
-                title="requests",
-            )
-    return Ear(
-        library is not None,
-        network.eval(),
-        facets.names,
-        names,
-        facets.carried.astype(np.float32),
-        facets.years,
-        Mentions.of(facets.titles),
-        Likeness.of(texts),
-    )
+    schedule = Schedule(finish=passes)
+    meant = np.array([code for r in requests for code in (*r.wants, -1, *r.refuses, -1, r.than)])
+    with workplace(settings, fingerprint(schedule, seed, words.states, words.indptr, names, meant)) as folder:
+        train(
+            network,
+            exercises,
+            None,
+            schedule,
+            seed=seed,
+            device=settings.device,
+            folder=folder / "interpret",
+            title="requests",
+        )
+    return network.eval()
 
 
-def examine(ear: Ear, requests: Sequence[Request], items: Codes, encoder: TextEncoder) -> tuple[Ear, float]:
-    """The ear with what it learns from requests in new words, each for one of `items`, about how far likeness goes; and
-    how much of these requests was `understood`."""
-    from recsys.rerank.interpret import Words
-
-    words = Words.of([request.text for request in requests], encoder)
-    wishes = [row for row, request in enumerate(requests) if request.wants]
-    likeness = ear.likeness.learn(words.means()[wishes], items[wishes]) if wishes else ear.likeness
-    return replace(ear, likeness=likeness), understood(ear, requests, words)
-
-
-def understood(ear: Ear, requests: Sequence[Request], words: "Words") -> float:
-    """Share of what these requests want that is heard so, or of what they refuse, whichever is less: who takes all for
-    refused understands nothing. words : of the requests."""
-    meanings = ear.interpreter.meanings(words, ear.vectors)
-    shares = []
-    for name in ("wants", "refuses"):
+def heard_right(network: "Interpreter", requests: Sequence[Request], words: "Words", names: Floats) -> dict[str, float]:
+    """Shares of what requests want and refuse that are heard so ("wanted", "refused"; left out where nothing does), how
+    many values of a request are heard as wanted or refused that are not ("falsely"), and how often it is right whether
+    newer or older is asked for ("than"). words : of the requests; names : (values, width) encodings."""
+    meanings = network.meanings(words, names)
+    found: dict[str, float] = {}
+    falsely = np.zeros(len(requests))
+    for share, name in (("wanted", "wants"), ("refused", "refuses")):
+        heard = meanings[name].numpy() > SURE
         said = [(row, value) for row, request in enumerate(requests) for value in getattr(request, name)]
-        shares += [np.mean([float(meanings[name][place]) > SURE for place in said])] if said else []
-    return float(min(shares, default=0.0))
+        if said:
+            rows, values = np.array(said).T
+            found[share] = float(heard[rows, values].mean())
+            falsely -= np.bincount(rows, heard[rows, values], minlength=len(requests))
+        falsely += heard.sum(axis=1)
+    than = (meanings["newer"].numpy() > SURE).astype(int) - (meanings["older"].numpy() > SURE)
+    right = float(np.mean(than == [request.than for request in requests]))
+    return {**found, "falsely": float(falsely.mean()), "than": right}
+
+
+def understood(network: "Interpreter", requests: Sequence[Request], words: "Words", names: Floats) -> float:
+    """Share of what these requests want that is heard so, or of what they refuse, whichever is less: who takes all for
+    refused understands nothing."""
+    found = heard_right(network, requests, words, names)
+    return min((found[share] for share in ("wanted", "refused") if share in found), default=0.0)

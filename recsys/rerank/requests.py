@@ -86,7 +86,7 @@ class Facets:
         places = carried.join(sizes, on=["attribute", "value", "kind"])
         table = np.zeros((len(vocab), len(sizes)), dtype=bool)
         table[places["item"].to_numpy(), places["code"].to_numpy()] = True
-        spoken = [_spoken(*row) for row in sizes.select("attribute", "value", "kind").iter_rows()]
+        spoken = [ways_to_say(*row) for row in sizes.select("attribute", "value", "kind").iter_rows()]
         eras = (sizes["kind"] == "era").to_numpy()
         frame = pl.DataFrame({"item_id": vocab.ids}).join(
             catalog.frame, on="item_id", how="left", maintain_order="left"
@@ -113,7 +113,8 @@ class Facets:
         return np.asarray(ok)
 
 
-def _spoken(attribute: str, value: str, kind: str) -> tuple[str, ...]:
+def ways_to_say(attribute: str, value: str, kind: str) -> tuple[str, ...]:
+    """How a facet is said, its name first."""
     if kind == "era":
         decade = int(value.rstrip("s"))
         ways = [f"the {value}"]
@@ -157,12 +158,12 @@ class Wording:
                 raise SpecError(f"{source}: the kind [{needed}] is missing")
         return cls({kind: tuple(lines) for kind, lines in found.items()})
 
-    def split(self, seed: int) -> tuple["Wording", "Wording"]:
-        """Nine tenths of the phrasings of each kind, the plainest and others drawn by seed, and the rest: at least one
-        on either side."""
+    def split(self) -> tuple["Wording", "Wording"]:
+        """Nine tenths of the phrasings of each kind, the plainest among them, and the rest: at least one on either
+        side. The same whoever asks, so that what was learned elsewhere (`shipped`) has not seen the rest, either."""
         most, rest = {}, {}
         for kind, lines in self.phrases.items():
-            order = [0, *(1 + np.random.default_rng([seed, len(lines)]).permutation(len(lines) - 1))]
+            order = [0, *(1 + np.random.default_rng([0, len(lines)]).permutation(len(lines) - 1))]
             cut = min(len(lines) - 1, -(-9 * len(lines) // 10)) or len(lines)
             most[kind] = tuple(lines[i] for i in order[:cut])
             rest[kind] = tuple(lines[i] for i in order[cut:]) or most[kind]

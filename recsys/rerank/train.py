@@ -27,8 +27,8 @@ from recsys.protocols import ProfileSource, TextEncoder
 from recsys.rerank.exam import DIVERGED, Exam
 from recsys.rerank.fused import Fused
 from recsys.rerank.hearing import Ear
-from recsys.rerank.lessons import Lessons, Library, with_texts, writer_of
-from recsys.rerank.meanings import examine, learn_meanings
+from recsys.rerank.lessons import Lessons, with_texts, writer_of
+from recsys.rerank.meanings import ear_of
 from recsys.rerank.requests import Wording, Writer
 from recsys.rerank.sequence import SequenceConfig, SequenceJudge
 from recsys.rerank.told import Told
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from recsys.rerank.reader import Reader
 
 log = logging.getLogger(__name__)
-
-# Requests by which it is told how much is understood.
-TESTED = 300
 
 
 @dataclass(frozen=True)
@@ -112,30 +109,11 @@ class Course:
         vocab = Vocab.of_items(school.catalog)
         histories = vocab.histories(query_histories(school.before))
         texts = item_vectors(school.catalog, vocab)
-        taught, kept = Wording.read().split(seed)
+        taught, kept = Wording.read().split()
         writer = replace(writer_of(school.catalog, vocab, histories), wording=taught)
-        facets = writer.facets
         tester = replace(writer, wording=kept, plain=0.0)
         frequency = np.bincount(histories.items, minlength=len(vocab))
-        library = (
-            Library.write(writer, frequency, school.encoder, config.written, seed)
-            if config.written and len(facets)
-            else None
-        )
-        ear = learn_meanings(config, library, facets, texts, school.encoder, school.settings, seed)
-        report: dict[str, Any] = {}
-        if library is not None:
-            items = np.random.default_rng(seed).choice(np.flatnonzero(frequency), TESTED).astype(np.int32)
-            exam = tester.write(items, seed + 3)
-            ear, report["understood"] = examine(ear, exam, items, school.encoder)
-            report["likeness"] = ear.likeness.keen
-            if report["understood"] < config.understood:
-                log.warning(
-                    "reranker: of what requests in new words say only %.0f%% is understood: they will not be read; "
-                    "raise reranker.written or reranker.exercises, or lower reranker.understood",
-                    100 * report["understood"],
-                )
-                ear = replace(ear, learned=False)
+        ear, report = ear_of(config, writer, tester, frequency, texts, school.encoder, school.settings, seed)
         told = None
         if config.told:
             # Without the events that say when to stop: those must be new to the network.
