@@ -27,9 +27,6 @@ _FIRST = "Ada Boris Carla Diego Elif Farid Greta Hugo Ines Jonas Kenji Lena Mare
 _LAST = "Abara Bergman Castillo Dvorak Eriksen Fontaine Grimaldi Haddad Ivanova Jansen Kowalski Lindqvist Moreau Novak"
 _START = "Al Bel Cor Dal Er Fen Gal Hel Kar Lum Mar Nor Or Pel Quin Ros Sol Tor Vel Zan"
 _END = "ia on ex um is ando ara eo ith"
-    "Al Bel Cor Dal Er Fen Gal Hel Kar Lum Mar Nor Or Pel Quin Ros Sol Tor Vel Zan",
-    "ia on ex um is ando ara eo ith",
-)
 _TITLES = (
     "The {a} {b}",
     "{a} of the {b}",
