@@ -226,11 +226,11 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     courses: Get, trained: Get, folder: Path, school: School, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two epochs in one go, and with a stop after the first."""
-    from recsys.rerank.exam import Exam
+    from recsys.rerank import train
 
     two = config(folder, "lora").model_copy(update={"epochs": 2})
     whole = Course.of(two, school, SEED).explore()
-    measure, calls = Exam.quality, []
+    measure, calls = train.heldout_quality, []
 
     def stop(*given: Any) -> float:
         calls.append(given)
@@ -240,7 +240,7 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 
     course = Course.of(two, school, SEED)
     with monkeypatch.context() as patch:
-        patch.setattr(Exam, "quality", stop)
+        patch.setattr(train, "heldout_quality", stop)
         with pytest.raises(KeyboardInterrupt):
             course.explore()
     again = course.explore()

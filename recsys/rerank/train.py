@@ -24,7 +24,7 @@ from recsys.networks.items import attribute_vectors, item_vectors
 from recsys.networks.pairs import cooccurrence
 from recsys.networks.training import fingerprint, train, workplace
 from recsys.protocols import ProfileSource, TextEncoder
-from recsys.rerank.exam import DIVERGED, Exam
+from recsys.rerank.exam import DIVERGED, heldout_quality
 from recsys.rerank.fused import Fused
 from recsys.rerank.hearing import Ear
 from recsys.rerank.lessons import Lessons, with_texts, writer_of
@@ -142,16 +142,9 @@ class Course:
 
     def explore(self) -> "Reader":
         """Train until held-out users' next events are guessed no better."""
-        from recsys.rerank.interpret import Words
-
         learned, held, answers = hold_out(self.histories, self.config.heldout, self.seed)
         network = self._network(learned)
-        asked = None
-        if self.ear.learned and len(answers):
-            texts = [request.text for request in self.tester.write(answers, self.seed + 1)]
-            asked = self.ear.read(texts, Words.of(texts, self.school.encoder))
-        exam = Exam(held, answers, asked, self.ear.fits(asked) if asked is not None else None)
-        quality = (lambda: exam.quality(network)) if len(answers) else None
+        quality = (lambda: heldout_quality(network, held, answers)) if len(answers) else None
         self.report.update(self._run(network, learned, quality, "explore"))
         return network
 
