@@ -13,8 +13,8 @@ from checks import WordEncoder, with_word_vectors, words
 from recsys.data.vocab import Vocab
 from recsys.errors import SpecError
 from recsys.networks.items import centred, item_vectors
-from recsys.rerank.hearing import Ear, Mentions, pieces_of
-from recsys.rerank.interpret import DOUBT, Exercises, Interpreter, Words, log_fits
+from recsys.rerank.hearing import SURE, Ear, Mentions, pieces_of
+from recsys.rerank.interpret import DOUBT, STRICT, Exercises, Interpreter, Words, log_fits
 from recsys.rerank.likeness import Likeness
 from recsys.rerank.requests import KINDS, Facets, Request, Wording, Writer
 from recsys.rerank.told import sentences_of
@@ -91,7 +91,7 @@ def _overlap(one: str, other: str) -> float:
 
 
 def test_phrasings_are_split_without_overlap() -> None:
-    most, rest = Wording.read().split(0)
+    most, rest = Wording.read().split()
     for kind, lines in Wording.read().phrases.items():
         assert set(most.phrases[kind]) | set(rest.phrases[kind]) == set(lines)
         assert not (set(most.phrases[kind]) & set(rest.phrases[kind])) - {""}
@@ -124,7 +124,7 @@ def test_one_item_alone_can_still_be_asked_for(catalog: Catalog) -> None:
 def test_the_log_probability_of_fitting_is_worked_out_by_hand() -> None:
     meanings = {
         "wants": torch.tensor([[0.5, 0.0]]),
-        "refuses": torch.tensor([[0.0, 0.9]]),
+        "refuses": torch.tensor([[0.0, 0.4]]),
         "newer": torch.tensor([0.8]),
         "older": torch.tensor([0.0]),
         "like_years": torch.tensor([1990.0]),
@@ -132,15 +132,26 @@ def test_the_log_probability_of_fitting_is_worked_out_by_hand() -> None:
     carried = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
     years = torch.tensor([1995.0, 1995.0, 1995.0, float("nan")])
     found = log_fits(meanings, carried, years)[0]
-    expected = [0.0, np.log(0.5), np.log(0.1), np.log(0.2)]  # no year: not known to be newer
+    expected = [0.0, np.log(0.5), np.log(0.6), np.log(0.2)]  # no year: not known to be newer
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+NO_COMPARISON = {"newer": torch.zeros(1), "older": torch.zeros(1), "like_years": torch.tensor([float("nan")])}
 
 
 def test_certainty_rules_nothing_out_for_good() -> None:
     sure = {name: torch.ones(1, 1) for name in ("wants", "refuses")}
-    none = {"newer": torch.zeros(1), "older": torch.zeros(1), "like_years": torch.tensor([float("nan")])}
-    found = log_fits({**sure, **none}, torch.tensor([[1.0], [0.0]]), torch.zeros(2))
-    np.testing.assert_allclose(found[0], np.log(DOUBT), rtol=1e-3)
+    found = log_fits({**sure, **NO_COMPARISON}, torch.tensor([[1.0], [0.0]]), torch.zeros(2))
+    np.testing.assert_allclose(found[0], [np.log(STRICT), np.log(DOUBT)], rtol=1e-3)
+
+
+def test_what_is_heard_as_refused_is_held_to_whatever_the_odds() -> None:
+    """An item that carries it stands behind one that lacks a value that is surely wanted."""
+    heard = {"wants": torch.tensor([[1.0, 0.0]]), "refuses": torch.tensor([[0.0, SURE + 0.01]])}
+    has_both, has_neither = log_fits(
+        {**heard, **NO_COMPARISON}, torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.zeros(2)
+    )[0]
+    assert has_both < has_neither
 
 
 def learned(writer: Writer, epochs: int) -> tuple[Interpreter, Any]:
@@ -159,7 +170,7 @@ def learned(writer: Writer, epochs: int) -> tuple[Interpreter, Any]:
 
 
 def test_the_interpreter_learns_what_is_wanted_and_what_is_refused(writer: Writer) -> None:
-    network, names = learned(writer, 10)
+    network, names = learned(writer, 14)
     requests = writer.write(every_item(writer, 1), seed=99)
     meanings = network.meanings(Words.of([r.text for r in requests], WordEncoder()), names)
     for which in ("wants", "refuses"):

@@ -16,12 +16,15 @@ from torch.nn import functional
 from recsys.networks.attention import SPREAD, Attend
 from recsys.networks.training import Batch
 from recsys.protocols import Floats, Ints, TextEncoder
+from recsys.rerank.hearing import SURE
 from recsys.rerank.requests import Request
 
 # Tokens of a piece of a request that are read.
 LONGEST = 40
-# Probabilities are kept this far from 0 and 1, so that no value rules an item out beyond recall.
+# Probabilities are kept this far from 0 and 1, so that no value rules an item out beyond recall. What is more likely
+# refused than not is held to whatever the odds, as who asked is told: it weighs as much as two values that are lacking.
 DOUBT = 1e-4
+STRICT = DOUBT**2
 # Values asked about at once in training: those spoken of, and some that are not; half of these have names that are like
 # that of one that is, unless they are so like it that they may mean the same.
 ASKED, RIVALS, SAME_NAME = 10, 12, 0.85
@@ -118,12 +121,14 @@ class Interpreter(nn.Module):
 
 
 def log_fits(meanings: Mapping[str, Tensor], carried: Tensor, years: Tensor) -> Tensor:
-    """(requests, items): the log probability that an item is what was asked for, taking values as independent.
+    """(requests, items): the log probability that an item is what was asked for, taking values as independent; what is
+    heard as refused is held to (`STRICT`).
 
     meanings : as of `Interpreter.meanings`, with "like_years" (requests,), of the item that is named, NaN for none
     carried  : (items, values) 0 or 1; years : (items,) NaN where not known
     """
     gone = {name: torch.log1p(-meanings[name].clamp(max=1 - DOUBT)) for name in ("wants", "refuses", "newer", "older")}
+    gone["refuses"][meanings["refuses"] > SURE] = float(np.log(STRICT))
     found = gone["wants"] @ (1 - carried).T + gone["refuses"] @ carried.T
     apart = years[None] - meanings["like_years"][:, None]
     dated = torch.isfinite(meanings["like_years"])[:, None]
