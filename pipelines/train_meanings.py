@@ -29,7 +29,7 @@ HERE = Path(__file__).parents[1]
 
 
 def train_meanings(
-    out: Annotated[Path, typer.Option(help="folder to write into")] = HERE / "recsys" / "rerank" / "shipped",
+    out: Annotated[Path, typer.Option(help="folder to write into")] = HERE / "recsys" / "rerank" / "trained",
     encoder: Annotated[str, typer.Option(help="text encoder: a default, a hub id or a folder")] = "all-minilm-l6-v2",
     requests: Annotated[int, typer.Option(min=100, help="requests to write")] = 60_000,
     passes: Annotated[int, typer.Option(min=1, help="passes over them")] = 8,

@@ -168,6 +168,7 @@ class Profiles(Table):
     claims        : List(String), short machine-readable statements the text rests on
     evidence_hash : String, hash of the evidence that the text was written from
     prompt_id, model_id : String, which prompt and model wrote it ("template" for both without an LM)
+    persona       : String, may be absent: what is said of people like this one, empty where nothing is
     """
 
     COLUMNS = {
@@ -180,6 +181,7 @@ class Profiles(Table):
         "prompt_id": (pl.String,),
         "model_id": (pl.String,),
     }
+    OPTIONAL = {"persona": (pl.String,)}
     NULLABLE = frozenset({"user_id"})
     KEY = ("query_id",)
 

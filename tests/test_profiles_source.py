@@ -29,6 +29,13 @@ class TestEvidenceProfiles(ProfileSourceContract):
         return EvidenceProfiles.load(path, self.catalog)
 
 
+class TestProfilesWithPersonas(TestEvidenceProfiles):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, world_split: Any, world: Any) -> ProfileSource:
+        return ProfilesConfig(personas=4).fit(world_split.known, world.catalog, rated=world.rated, seed=0)
+
+
 @pytest.fixture(scope="module")
 def fitted(world: Any, world_split: Any) -> EvidenceProfiles:
     return ProfilesConfig().fit(world_split.fit, world.catalog, rated=world.rated, seed=0)

@@ -183,12 +183,21 @@ def test_only_what_the_conditions_name_is_told(case: Case) -> None:
         "recent": f'oldest first: "{titles[queries.frame["history"][0][-3]]}"',
         "profile": profiles.frame["text"][0][:40],
         "evidence": "close to the candidates:",
+        "persona": "one of the 9% of people who like trains",
     }
-    for told in [(), *[(name,) for name in ALL], ALL]:
+    profiles = Profiles(profiles.frame.with_columns(persona=pl.lit(f"You are {marks['persona']}.")))
+    for told in [(), *[(name,) for name in marks], tuple(marks)]:
         lm = ScriptedLM(reply="[A]")
         reranker(ListwiseConfig(conditions=told, recent=3), lm).rerank(asks, candidates, profiles, catalog)
         prompt = next(p for _, p in lm.calls)
         assert {name for name, mark in marks.items() if mark in prompt} == set(told)
+
+
+def test_a_persona_is_told_only_where_some_are_told_apart(tuning: Any, world_split: Any) -> None:
+    questions, (_, candidates, profiles, catalog) = tuning
+    config = PackedConfig(conditions=("persona",))
+    with pytest.raises(SpecError, match=r"'persona' needs profiles\.personas to say how many to tell apart"):
+        config.fit(questions, candidates, profiles, catalog, world_split.fit, HashLM(), seed=0)
 
 
 def test_evidence_is_what_of_the_users_own_past_is_nearest_to_the_candidates() -> None:

@@ -15,11 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from recsys.data.files import atomic_folder
 from recsys.errors import BundleError
 from recsys.profiles.evidence import Bounds, Evidence, collect
+from recsys.profiles.personas import AMONG, Personas
 from recsys.profiles.population import Known, Population, thresholds
 from recsys.profiles.reasons import Reasons
 from recsys.profiles.store import Store
 from recsys.profiles.template import TEMPLATE, Phrases, profile
-from recsys.tables import Catalog, InteractionLog, Profiles, Queries
+from recsys.tables import Catalog, InteractionLog, Profiles, Queries, query_histories
 
 
 class ProfilesConfig(BaseModel):
@@ -29,6 +30,7 @@ class ProfilesConfig(BaseModel):
         median weight and the 10th percentile (where that is lower). Unrated logs have likes only.
     top, recent, shrinkage : tastes kept; how many last events count as recent; prior events that pull lifts to 1
     lm_users : how many users an LM writes for in one run (0: template only)
+    personas : how many kinds of people to tell apart (0: none); prompts may be told a user's (reranker.conditions)
     prompt   : "choose" (the LM chooses among given phrasings by likelihood) or "write" (it writes freely from the
         facts, checked; for models of a billion parameters and more)
     """
@@ -42,13 +44,19 @@ class ProfilesConfig(BaseModel):
     recent: int = Field(default=20, ge=3)
     shrinkage: float = Field(default=3.0, gt=0)
     lm_users: int = Field(default=0, ge=0)
+    personas: int = Field(default=0, ge=0, le=100)
     prompt: Literal["choose", "write"] = "choose"
 
     def fit(self, log: InteractionLog, catalog: Catalog, *, rated: bool, seed: int) -> "EvidenceProfiles":
-        """Fit the population statistics on `log`. `seed` is part of the contract of fits; nothing here is random."""
+        """Fit the population statistics on `log`, and the personas on some of its users, drawn by `seed`."""
         like_at, dislike_at = thresholds(log, self.like_at, self.dislike_at, rated=rated)
         population = Population.fit(log, catalog, like_at=like_at, dislike_at=dislike_at)
-        return EvidenceProfiles(self, Known(population, catalog), Store.empty(), Phrases.read())
+        fitted = EvidenceProfiles(self, Known(population, catalog), Store.empty(), Phrases.read())
+        if not self.personas:
+            return fitted
+        users = query_histories(log).frame
+        some = Queries(users.sample(min(AMONG, len(users)), seed=seed))
+        return replace(fitted, personas=Personas.fit(fitted.evidence(some), self.personas, seed))
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class EvidenceProfiles:
     known: Known
     store: Store
     phrases: Phrases
+    personas: Personas | None = None
 
     @property
     def bounds(self) -> Bounds:
@@ -82,6 +91,7 @@ class EvidenceProfiles:
         told = [profile(e, self.phrases) for e in found]
         by_template = pl.Series("template", [text for text, _ in told], dtype=pl.String)
         last = pl.Series("last", [e.last for e in found], dtype=pl.Int64)
+        persona = [] if self.personas is None else [self.personas.describe(found)]
         return Profiles(
             queries.frame.select("query_id", "user_id", "at")
             .with_columns(
@@ -91,6 +101,7 @@ class EvidenceProfiles:
                 hashes,
                 written["prompt_id"].fill_null(TEMPLATE),
                 written["model_id"].fill_null(TEMPLATE),
+                *persona,
             )
             .drop("at")
         )
@@ -105,6 +116,8 @@ class EvidenceProfiles:
             (temporary / "config.json").write_text(self.config.model_dump_json(indent=1))
             self.known.population.save(temporary)
             self.store.save(temporary / "texts.parquet")
+            if self.personas is not None:
+                self.personas.save(temporary)
 
     @classmethod
     def load(cls, path: Path, catalog: Catalog) -> "EvidenceProfiles":
@@ -121,4 +134,5 @@ class EvidenceProfiles:
             pl.exceptions.PolarsError,
         ) as error:
             raise BundleError(f"{path}: not saved profiles: {(str(error) or repr(error)).splitlines()[0]}") from error
-        return cls(config, Known(population, catalog), Store.load(path / "texts.parquet"), Phrases.read())
+        personas = Personas.load(path) if config.personas else None
+        return cls(config, Known(population, catalog), Store.load(path / "texts.parquet"), Phrases.read(), personas)

@@ -1,7 +1,7 @@
 """Prompts as data: a text file with named sections becomes what the language model reads of a user and the candidates.
 
-[context]   what is known of the user: {profile}, {request}, and {recent} and {evidence}, titles; a line whose only
-            filling is empty is left out
+[context]   what is known of the user: {profile}, {persona}, {request}, and {recent} and {evidence}, titles; a line
+            whose only filling is empty is left out
 [item]      one title of the history, {title}; they are joined by ", "
 [empty]     packed: the same prompt saying nothing of the user: what a title's likelihood is measured against
 [answer]    packed, endpoint: one candidate as it is scored: {title}
@@ -29,7 +29,7 @@ SEPARATOR = ", "
 PACKED = ("context", "item", "empty", "answer")
 LISTED = ("context", "item", "candidate", "task", "lead")
 ENDPOINT = ("context", "item", "answer")
-_SLOT = re.compile(r"\{(profile|recent|evidence|request|title|label|candidates|n)\}")
+_SLOT = re.compile(r"\{(profile|persona|recent|evidence|request|title|label|candidates|n)\}")
 _SECTION = re.compile(r"^\[(context|item|empty|answer|candidate|task|lead)\]\n", re.MULTILINE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
 _QUOTES = str.maketrans({'"': "'", "“": "'", "”": "'", "„": "'", "«": "'", "»": "'"})
@@ -37,13 +37,14 @@ _QUOTES = str.maketrans({'"': "'", "“": "'", "”": "'", "„": "'", "«": "'"
 
 @dataclass(frozen=True)
 class About:
-    """What a prompt says of a user, each part maybe empty: words about them, their own words, and titles of their
-    history, oldest first: the last ones, and those that are near the candidates."""
+    """What a prompt says of a user, each part maybe empty: words about them and about people like them, their own
+    words, and titles of their history, oldest first: the last ones, and those that are near the candidates."""
 
     profile: str = ""
     recent: Sequence[str] = ()
     evidence: Sequence[str] = ()
     request: str = ""
+    persona: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,15 @@ class Prompt:
         """The context of a user, or `empty` (where the prompt has it) if nothing is known; the oldest titles give way
         where the titles and the profile would grow beyond `CONTEXT_CHARS`."""
         profile, request = plain(about.profile, PROFILE_CHARS), plain(about.request, REQUEST_CHARS)
+        persona = plain(about.persona, PROFILE_CHARS)
         recent, evidence = self._items(about.recent), self._items(about.evidence)
         while recent and len(profile) + sum(len(item) + len(SEPARATOR) for item in recent + evidence) > CONTEXT_CHARS:
             recent.pop(0)
-        if not (profile or recent or evidence or request) and "empty" in self.sections:
+        if not (profile or persona or recent or evidence or request) and "empty" in self.sections:
             return self.empty
         values = {
             "profile": profile,
+            "persona": persona,
             "recent": SEPARATOR.join(recent),
             "evidence": SEPARATOR.join(evidence),
             "request": request,
@@ -124,13 +127,15 @@ class Prompt:
 
 
 def shortened(about: About, fits: Callable[[About], bool]) -> About | None:
-    """What of a user still fits: the oldest titles give way first, then the nearest ones, then the profile's end; the
-    request never does. None where even that is too long."""
+    """What of a user still fits: the oldest titles give way first, then the nearest ones, the persona, the profile's
+    end; the request never does. None where even that is too long."""
     while not fits(about):
         if about.recent:
             about = replace(about, recent=about.recent[1:])
         elif about.evidence:
             about = replace(about, evidence=about.evidence[1:])
+        elif about.persona:
+            about = replace(about, persona="")
         elif about.profile:
             about = replace(about, profile=about.profile[: len(about.profile) // 2])
         else:

@@ -30,7 +30,7 @@ from recsys.tables import Candidates, Catalog, Id, InteractionLog, Profiles, Que
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Condition = Literal["request", "recent", "profile", "evidence"]
+Condition = Literal["request", "recent", "profile", "evidence", "persona"]
 _FILE = "judge.json"
 _TEXT_CHARS = 300  # of a candidate, where its text is shown
 _BLOCK = 16  # users that are judged together
@@ -43,7 +43,8 @@ class PromptedConfig(FusedConfig):
     conditions : what the model is told of a user; any of these, also none
         request: the query's own words. recent: the last titles of the history. profile: the profile's text.
         evidence: those of the user's own past items that are nearest to the candidates, by the catalog's text vectors
-        where a generator reads them, else by the words that texts share
+        where a generator reads them, else by the words that texts share. persona: what is said of people like the
+        user, where profiles.personas tells some apart
     recent     : how many last titles
     evidence   : how many near ones, beside those
     candidate  : a candidate is shown by its title or by its text, cut at 300 characters
@@ -97,6 +98,8 @@ class PromptedConfig(FusedConfig):
         for condition in self.conditions:
             if not prompt.says(condition):
                 raise SpecError(f"reranker.conditions: prompt '{self.prompt}' has no place for '{condition}'")
+        if "persona" in self.conditions and "persona" not in profiles.frame.columns:
+            raise SpecError("reranker.conditions: 'persona' needs profiles.personas to say how many to tell apart")
         evidence = Evidence.of(catalog) if "evidence" in self.conditions else Evidence()
         judge, left, told = self.judge(prompt, lm, evidence).taught(
             questions, candidates, profiles, catalog, seed=seed, settings=settings
@@ -206,9 +209,12 @@ class Prompted:
         own = queries.frame.filter(pl.col("query_id").is_in(asked)).select("query_id", "history", "request")
         rows = {query_id: (history, request) for query_id, history, request in own.iter_rows()}
         texts = dict(profiles.frame.select("query_id", "text").iter_rows())
+        told = set(self.config.conditions)
+        like_them: dict[Id, str] = {}
+        if "persona" in told and "persona" in profiles.frame.columns:
+            like_them = dict(profiles.frame.select("query_id", "persona").iter_rows())
         titles = texts_of(catalog, heads, own, "title")
         shown = titles if self.config.candidate == "title" else texts_of(catalog, heads, own, "text")
-        told = set(self.config.conditions)
         pasts = [[item for item in rows[query_id][0] if item in titles] for query_id in asked]
         recent = [past[max(len(past) - self.config.recent, 0) :] if "recent" in told else [] for past in pasts]
         near: list[list[Id]] = [[] for _ in pasts]
@@ -222,6 +228,7 @@ class Prompted:
                     [titles[item] for item in last],
                     [titles[item] for item in close],
                     rows[query_id][1] if "request" in told else "",
+                    like_them.get(query_id, ""),
                 ),
                 [shown[item] for item in head["item_id"]],
                 int.from_bytes(str(query_id).encode(), "big"),

@@ -1,6 +1,6 @@
 """What requests mean, learned once for all catalogs and shipped with the package, a network for each encoder.
 
-Which encoder it is over, how it was made and what was measured stand in its card, `shipped/README.md`;
+Which encoder it is over, how it was made and what was measured stand in its card, `trained/README.md`;
 `pipelines/train_meanings.py` makes it anew. It is held to its hash like downloaded weights.
 """
 
@@ -17,7 +17,7 @@ from recsys.errors import BundleError
 if TYPE_CHECKING:
     from recsys.rerank.interpret import Interpreter
 
-FOLDER: Traversable = resources.files("recsys.rerank") / "shipped"
+FOLDER: Traversable = resources.files("recsys.rerank") / "trained"
 FACTS = "meanings.json"
 
 

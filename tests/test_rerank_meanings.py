@@ -1,0 +1,259 @@
+"""What requests mean, learned once for all catalogs: made-up catalogs, what is shipped, and when it is used."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from checks import WordEncoder, with_word_vectors
+from recsys.data.vocab import Vocab
+from recsys.errors import BundleError, SpecError
+from recsys.networks.items import centred, item_vectors
+from recsys.rerank import SequenceConfig
+from recsys.rerank import meanings as module
+from recsys.rerank.hearing import SURE
+from recsys.rerank.interpret import RIVALS, Interpreter, Words, rivals
+from recsys.rerank.meanings import ear_of, heard_right
+from recsys.rerank.requests import Facets, Wording, Writer
+from recsys.rerank.shipped import FACTS, FOLDER, shipped
+from recsys.rerank.worlds import read_values, world
+from recsys.settings import Settings
+
+HELD_OUT = Path(__file__).parent / "bench" / "requests-held-out.txt"
+# Nothing is read of a catalog but what it can be asked for.
+CONFIG = SequenceConfig(written=600, exercises=6, understood=0.05)
+
+
+# Catalogs that do not exist.
+
+
+def test_requests_of_made_up_worlds_are_true_of_their_items() -> None:
+    writer = world(400, Wording.read(), 0.0, seed=1)
+    items = np.arange(400, dtype=np.int32)
+    for item, request in zip(items, writer.write(items, 2), strict=True):
+        assert writer.facets.fits(request)[item], request
+        for value in (*request.wants, *request.refuses):
+            assert any(way in request.text for way in writer.facets.spoken[value]), request
+
+
+def test_a_made_up_item_has_values_of_one_kind_of_catalog_only() -> None:
+    values = read_values()
+    domains = {v.name.lower(): {w.domain for w in values if w.name.lower() == v.name.lower()} for v in values}
+    facets = world(300, Wording.read(), 0.0, seed=0).facets
+    for item in range(300):
+        own = [
+            domains[way] for f in np.flatnonzero(facets.carried[item]) if (way := facets.names[f].lower()) in domains
+        ]
+        assert not own or set.intersection(*own), [facets.names[f] for f in np.flatnonzero(facets.carried[item])]
+
+
+def test_other_ways_to_say_a_value_are_said() -> None:
+    facets = world(50, Wording.read(), 0.0, seed=0).facets
+    horror = next(ways for ways in facets.spoken if ways[0] == "horror")
+    assert "something scary" in horror
+
+
+def test_values_that_cannot_be_read_are_named_by_line(tmp_path: Path) -> None:
+    file = tmp_path / "values.txt"
+    file.write_text("# a comment\n[films]\ngenre: horror | comedy = a funny one\nno colon here\n")
+    with pytest.raises(SpecError, match=r"values.txt, line 4: not \"attribute: value \| value\""):
+        read_values(file)
+    file.write_text("genre: horror\n")
+    with pytest.raises(SpecError, match=r"line 1: .*below a \[kind of catalog\]"):
+        read_values(file)
+
+
+def test_values_that_could_be_mistaken_for_each_other_are_told_apart_in_training() -> None:
+    rng = np.random.default_rng(0)
+    names = rng.normal(size=(30, 16))
+    names[1] = names[0] + 0.01 * rng.normal(size=16)  # the same in other words
+    names[2] = names[0] + 0.8 * rng.normal(size=16)  # like it
+    near = rivals(names.astype(np.float32))
+    assert near.shape == (30, RIVALS)
+    assert 2 in near[0]
+    assert 1 not in near[0]
+    assert all(value not in row for value, row in enumerate(near))
+
+
+# What is shipped.
+
+
+def folder_of(path: Path, network: Interpreter, encoder_id: str = "words@1") -> Path:
+    from safetensors.numpy import save
+
+    path.mkdir()
+    data = save({name: value.numpy() for name, value in network.state_dict().items()})
+    (path / "words.safetensors").write_bytes(data)
+    facts = [{"encoder": encoder_id, "file": "words.safetensors", "sha256": hashlib.sha256(data).hexdigest()}]
+    (path / FACTS).write_text(json.dumps(facts))
+    return path
+
+
+def test_a_network_is_used_for_its_own_encoder_only(tmp_path: Path) -> None:
+    network = Interpreter(64).eval()
+    folder = folder_of(tmp_path / "shipped", network, "some/words@abc")
+    found = shipped("a copy elsewhere@abc", folder)
+    assert found is not None
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), network.parameters(), strict=True))
+    assert shipped("some/words@other", folder) is None
+    assert shipped("some/words@abc", tmp_path) is None
+
+
+def test_a_shipped_file_that_was_altered_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "shipped", Interpreter(64))
+    file = folder / "words.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(BundleError, match=r"words.safetensors: is not the file that was shipped .*: reinstall"):
+        shipped("words@1", folder)
+
+
+# Which one is used.
+
+
+@pytest.fixture(scope="module")
+def writer(world_catalog: Any) -> Writer:
+    vocab = Vocab.of_items(world_catalog)
+    facets = Facets.of(world_catalog, vocab, np.arange(len(vocab), dtype=np.int32))
+    return Writer(facets, Wording.read().split()[0], centred(item_vectors(world_catalog, vocab)))
+
+
+@pytest.fixture(scope="module")
+def world_catalog(world: Any) -> Any:
+    return with_word_vectors(world.catalog)
+
+
+def heard_by(config: SequenceConfig, writer: Writer, catalog: Any, folder: Path) -> Any:
+    texts = item_vectors(catalog, Vocab.of_items(catalog))
+    settings = Settings(cache_dir=folder, device="cpu", offline=True)
+    frequency = np.ones(len(texts), dtype=np.int64)
+    return ear_of(config, writer, writer, frequency, texts, WordEncoder(), settings, 0)
+
+
+@pytest.fixture(scope="module")
+def own(writer: Writer, world_catalog: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Learned from requests for this very catalog."""
+    config = CONFIG.model_copy(update={"meanings": "learned", "written": 1000, "exercises": 10})
+    return heard_by(config, writer, world_catalog, tmp_path_factory.mktemp("own"))
+
+
+def test_what_is_learned_is_understood_and_told(own: Any) -> None:
+    ear, report = own
+    assert report["meanings"] == "learned"
+    assert report["understood"] > 0.1
+    assert ear.learned
+
+
+def test_what_is_shipped_is_used_where_it_is_understood(
+    own: Any, writer: Writer, world_catalog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ear, report = own
+    monkeypatch.setattr(module, "shipped", lambda _: ear.interpreter)
+    monkeypatch.setattr(module, "ENOUGH", report["understood"])
+    monkeypatch.setattr(module, "train_interpreter", None)  # nothing is to be learned
+    found, said = heard_by(CONFIG, writer, world_catalog, tmp_path)
+    assert said["meanings"] == "shipped"
+    assert said["understood"] == pytest.approx(report["understood"])
+    assert found.interpreter is ear.interpreter
+
+
+def test_a_catalog_that_what_is_shipped_does_not_understand_learns_its_own(
+    own: Any, writer: Writer, world_catalog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    stranger = Interpreter(WordEncoder().dim).eval()
+    monkeypatch.setattr(module, "shipped", lambda _: stranger)
+    monkeypatch.setattr(module, "train_interpreter", lambda *_: own[0].interpreter)
+    ear, report = heard_by(CONFIG, writer, world_catalog, tmp_path)
+    assert report["meanings"] == "learned"
+    assert ear.interpreter is own[0].interpreter
+
+
+def test_who_asks_for_learned_meanings_gets_them(
+    own: Any, writer: Writer, world_catalog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "shipped", None)  # is not asked for
+    monkeypatch.setattr(module, "train_interpreter", lambda *_: own[0].interpreter)
+    _, report = heard_by(CONFIG.model_copy(update={"meanings": "learned"}), writer, world_catalog, tmp_path)
+    assert report["meanings"] == "learned"
+
+
+def test_where_too_little_is_understood_requests_are_not_read(
+    writer: Writer, world_catalog: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = CONFIG.model_copy(update={"understood": 1.0, "written": 100, "exercises": 1})
+    ear, report = heard_by(config, writer, world_catalog, tmp_path)
+    assert not ear.learned
+    assert report["understood"] < 1
+    assert "raise reranker.written or reranker.exercises, or lower reranker.understood" in caplog.text
+
+
+# With the real encoder.
+
+
+@pytest.mark.weights
+def test_what_is_shipped_is_for_the_default_encoder_and_understands_new_words(encoder: Any) -> None:
+    network = shipped(encoder.model_id)
+    assert network is not None
+    other = world(400, Wording.read(HELD_OUT), 0.0, seed=5)
+    requests = other.write(np.arange(400, dtype=np.int32), 6)
+    words, names = Words.of([r.text for r in requests], encoder), encoder.embed(list(other.facets.names))
+    found = heard_right(network, requests, words, names)
+    assert min(found["wanted"], found["refused"]) > 0.85, found
+    assert found["falsely"] < 0.5, found
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    ("text", "wants", "refuses"),
+    [
+        ("something light and funny, no horror", {"comedy"}, {"horror"}),
+        ("comedy", {"comedy"}, set()),
+        ("nothing scary please", set(), {"horror"}),
+        ("a western from the sixties", {"western", "the 1960s"}, set()),
+        ("No musicals, but a thriller would be nice", {"thriller"}, {"musical"}),
+    ],
+)
+def test_plain_words_are_understood(encoder: Any, text: str, wants: set[str], refuses: set[str]) -> None:
+    names = ["comedy", "horror", "western", "musical", "thriller", "drama", "documentary", "the 1960s", "the 1990s"]
+    network = shipped(encoder.model_id)
+    assert network is not None
+    heard = network.meanings(Words.of([text], encoder), encoder.embed(names))
+    found = {name: {n for n, p in zip(names, heard[name][0], strict=True) if p > SURE} for name in ("wants", "refuses")}
+    assert found == {"wants": wants, "refuses": refuses}
+
+
+def test_the_card_names_what_is_shipped() -> None:
+    card = (FOLDER / "README.md").read_text("utf-8")
+    for facts in json.loads((FOLDER / FACTS).read_text("utf-8")):
+        assert facts["sha256"] in card
+        assert facts["encoder"].rpartition("@")[0] in card
+        assert len((FOLDER / facts["file"]).read_bytes()) < 15e6
+
+
+@pytest.mark.weights
+def test_what_is_shipped_can_be_made_anew(encoder: Any, weights_settings: Any, tmp_path: Path) -> None:
+    """The recipe, at a hundredth of its size."""
+    options = {"out": tmp_path, "requests": 300, "passes": 1, "tested": 50, "phrases": HELD_OUT}
+    done = subprocess.run(
+        [sys.executable, "pipelines/train_meanings.py", *(f"--{name}={value}" for name, value in options.items())],
+        env={**os.environ, "RECSYS_OFFLINE": "1", "RECSYS_CACHE_DIR": str(weights_settings.cache_dir)},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (facts,) = json.loads((tmp_path / FACTS).read_text("utf-8"))
+    assert set(facts["figures"]) == {"kept", "requests-held-out"}
+    assert all(value >= 0 for found in facts["figures"].values() for value in found.values())
+    assert shipped(encoder.model_id, tmp_path) is not None
