@@ -221,6 +221,17 @@ def test_a_training_that_diverges_says_so(settings: Any) -> None:
         SMALL.model_copy(update={"rate": 1e30}).train(ring(), catalog_of(12), seed=0, settings=settings)
 
 
+def test_a_training_without_memory_says_what_to_do(settings: Any, monkeypatch: Any) -> None:
+    def full(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(NextItem, "forward", full)
+    with pytest.raises(
+        SpecError, match=r"out of memory in training with batches of \d+: halve `batch` and double `acc"
+    ):
+        SMALL.train(ring(), catalog_of(12), seed=0, settings=settings)
+
+
 def test_a_state_that_cannot_be_read_is_left_behind(settings: Any, monkeypatch: Any, caplog: Any) -> None:
     whole = SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
     with monkeypatch.context() as patch:

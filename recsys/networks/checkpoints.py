@@ -9,6 +9,7 @@ from recsys.data.files import atomic_file
 
 if TYPE_CHECKING:
     import torch
+    from lightning.pytorch.plugins.io import CheckpointIO
 
 
 def write_checkpoint(state: Any, path: Path) -> None:
@@ -28,6 +29,26 @@ def read_checkpoint(path: Path) -> Any:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
         return _restored(json.loads(file.metadata()["state"]), tensors)
+
+
+def checkpoint_io() -> "CheckpointIO":
+    """What makes Lightning use these."""
+    from lightning.pytorch.plugins.io import CheckpointIO
+
+    class SafeCheckpoints(CheckpointIO):
+        """Lightning's state as safetensors instead of pickle."""
+
+        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+            write_checkpoint(checkpoint, Path(path))
+
+        def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+            state: dict[str, Any] = read_checkpoint(Path(path))
+            return state
+
+        def remove_checkpoint(self, path: Any) -> None:
+            Path(path).unlink(missing_ok=True)
+
+    return SafeCheckpoints()
 
 
 def _flattened(value: Any, tensors: dict[str, "torch.Tensor"]) -> Any:

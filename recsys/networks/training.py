@@ -26,13 +26,14 @@ from pydantic_core import PydanticCustomError
 from safetensors import SafetensorError
 
 from recsys.data.files import atomic_file, storage_errors
+from recsys.errors import SpecError
 from recsys.lm.device import Dtype, auto_dtype, pick_device
-from recsys.networks.checkpoints import read_checkpoint, write_checkpoint
+from recsys.lm.memory import out_of_memory
+from recsys.networks.checkpoints import checkpoint_io, read_checkpoint
 from recsys.settings import Settings
 
 if TYPE_CHECKING:
     import torch
-    from lightning.pytorch.plugins.io import CheckpointIO
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def train(
     quality : higher is better, measured after each epoch; None goes through `config.finish` epochs and lets the rate
               down to zero instead.
     folder  : where the state is kept; what a finished training left there is taken over instead of training again.
-    Errors: `SpecError` for a GPU that is not there.
+    Errors: `SpecError` for a GPU that is not there, and where memory does not reach.
     """
     import torch
     from lightning.pytorch import Trainer
@@ -148,14 +149,14 @@ def train(
                 gradient_clip_val=1.0,
                 accumulate_grad_batches=config.accumulate,
                 callbacks=[keep, stop, _bar(title, each, epochs, measured=quality is not None)],
-                plugins=[_checkpoints()],
+                plugins=[checkpoint_io()],
                 logger=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
             if last.exists():
                 log.info("%s: going on from %s", title, last)
-            with _interruptible(title):
+            with _interruptible(title), _roomy(title, config):
                 trainer.fit(module, ckpt_path=str(last) if last.exists() else None)
         with atomic_file(done) as path:
             path.write_text(json.dumps(module.qualities.tolist()))
@@ -303,6 +304,20 @@ def _interruptible(title: str) -> Iterator[None]:
 
 
 @contextmanager
+def _roomy(title: str, config: Schedule) -> Iterator[None]:
+    """Where memory runs out, say what to do. It is not done here: other batches make another training."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise SpecError(
+            f"{title}: out of memory in training with batches of {config.batch}: halve `batch` and double `accumulate` "
+            "in the recipe, which makes the same steps in half the memory"
+        ) from error
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning tells about accelerators and tips that nobody asked for; its warnings stay."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
@@ -319,22 +334,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _checkpoints() -> "CheckpointIO":
-    from lightning.pytorch.plugins.io import CheckpointIO
-
-    class SafeCheckpoints(CheckpointIO):
-        """Lightning's state as safetensors instead of pickle."""
-
-        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-            write_checkpoint(checkpoint, Path(path))
-
-        def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-            state: dict[str, Any] = read_checkpoint(Path(path))
-            return state
-
-        def remove_checkpoint(self, path: Any) -> None:
-            Path(path).unlink(missing_ok=True)
-
-    return SafeCheckpoints()
