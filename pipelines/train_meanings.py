@@ -21,7 +21,7 @@ from recsys.lm import EncoderConfig, load_encoder
 from recsys.rerank.interpret import Interpreter, Words
 from recsys.rerank.meanings import heard_right, train_interpreter
 from recsys.rerank.requests import PLAIN, Wording
-from recsys.rerank.shipped import FACTS
+from recsys.rerank.shipped import FACTS, rounded, shipped
 from recsys.rerank.worlds import world
 from recsys.settings import load_settings
 
@@ -45,7 +45,11 @@ def train_meanings(
     said = writer.write(np.arange(requests, dtype=np.int32), seed)
     names = reader.embed(list(writer.facets.names))
     words = Words.of([request.text for request in said], reader)
-    network = train_interpreter(said, words, names, passes, settings, seed)
+    trained = train_interpreter(said, words, names, passes, settings, seed)
+    facts: dict[str, Any] = {"requests": requests, "passes": passes, "seed": seed}
+    _write(out, trained, reader.model_id, facts)
+    network = shipped(reader.model_id, out)  # as it serves, with rounded weights
+    assert network is not None
 
     figures: dict[str, Any] = {}
     for name, wording in {"kept": kept, **{path.stem: Wording.read(path) for path in phrases or []}}.items():
@@ -54,11 +58,11 @@ def train_meanings(
         values = reader.embed(list(other.facets.names))
         figures[name] = heard_right(network, asked, Words.of([r.text for r in asked], reader), values)
         print(name, json.dumps(figures[name]))
-    _write(out, network, reader.model_id, {"requests": requests, "passes": passes, "seed": seed, "figures": figures})
+    _write(out, trained, reader.model_id, {**facts, "figures": figures})
 
 
 def _write(out: Path, network: Interpreter, encoder_id: str, facts: dict[str, Any]) -> None:
-    data = save({name: value.numpy().astype(np.float16) for name, value in network.state_dict().items()})
+    data = save(rounded({name: value.numpy() for name, value in network.state_dict().items()}))
     name = f"{encoder_id.rpartition('@')[0].rpartition('/')[2]}.safetensors"
     there = out / FACTS
     others = [f for f in json.loads(there.read_text("utf-8")) if f["file"] != name] if there.exists() else []

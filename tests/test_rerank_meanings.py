@@ -22,13 +22,13 @@ from recsys.rerank.hearing import SURE
 from recsys.rerank.interpret import RIVALS, Interpreter, Words, rivals
 from recsys.rerank.meanings import ear_of, heard_right
 from recsys.rerank.requests import Facets, Wording, Writer
-from recsys.rerank.shipped import FACTS, FOLDER, shipped
-from recsys.rerank.worlds import read_values, world
+from recsys.rerank.shipped import FACTS, FOLDER, restored, rounded, shipped
+from recsys.rerank.worlds import read_values, said_otherwise, world
 from recsys.settings import Settings
 
 HELD_OUT = Path(__file__).parent / "bench" / "requests-held-out.txt"
 # Nothing is read of a catalog but what it can be asked for.
-CONFIG = SequenceConfig(written=600, exercises=6, understood=0.05)
+CONFIG = SequenceConfig(written=600, exercises=1, understood=0.05)
 
 
 # Catalogs that do not exist.
@@ -89,7 +89,7 @@ def folder_of(path: Path, network: Interpreter, encoder_id: str = "words@1") -> 
     from safetensors.numpy import save
 
     path.mkdir()
-    data = save({name: value.numpy() for name, value in network.state_dict().items()})
+    data = save(rounded({name: value.numpy() for name, value in network.state_dict().items()}))
     (path / "words.safetensors").write_bytes(data)
     facts = [{"encoder": encoder_id, "file": "words.safetensors", "sha256": hashlib.sha256(data).hexdigest()}]
     (path / FACTS).write_text(json.dumps(facts))
@@ -101,9 +101,22 @@ def test_a_network_is_used_for_its_own_encoder_only(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "shipped", network, "some/words@abc")
     found = shipped("a copy elsewhere@abc", folder)
     assert found is not None
-    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), network.parameters(), strict=True))
+    for one, other in zip(found.parameters(), network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=float(other.abs().max()) / 200, rtol=0)
     assert shipped("some/words@other", folder) is None
     assert shipped("some/words@abc", tmp_path) is None
+
+
+def test_weights_are_rounded_row_by_row() -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(5, 40)).astype(np.float32) * np.array([1e-3, 1, 10, 0, 1e3], np.float32)[:, None]
+    state = {"a.weight": matrix, "a.bias": rng.normal(size=7).astype(np.float32)}
+    kept = rounded(state)
+    assert kept["a.weight"].dtype == np.int8
+    again = restored(kept)
+    assert set(again) == set(state)
+    assert (np.abs(again["a.weight"] - matrix) <= np.abs(matrix).max(axis=1, keepdims=True) / 253).all()
+    np.testing.assert_allclose(again["a.bias"], state["a.bias"], rtol=1e-3)
 
 
 def test_a_shipped_file_that_was_altered_is_refused(tmp_path: Path) -> None:
@@ -140,50 +153,55 @@ def heard_by(config: SequenceConfig, writer: Writer, catalog: Any, folder: Path)
 
 @pytest.fixture(scope="module")
 def own(writer: Writer, world_catalog: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Learned from requests for this very catalog."""
-    config = CONFIG.model_copy(update={"meanings": "learned", "written": 1000, "exercises": 10})
+    """Learned from nothing."""
+    config = CONFIG.model_copy(update={"meanings": "learned", "written": 1000, "exercises": 3})
     return heard_by(config, writer, world_catalog, tmp_path_factory.mktemp("own"))
 
 
-def test_what_is_learned_is_understood_and_told(own: Any) -> None:
+def test_what_is_learned_from_nothing_is_understood(own: Any) -> None:
     ear, report = own
     assert report["meanings"] == "learned"
     assert report["understood"] > 0.1
     assert ear.learned
 
 
-def test_what_is_shipped_is_used_where_it_is_understood(
+def test_learning_goes_on_from_what_is_shipped(
     own: Any, writer: Writer, world_catalog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ear, report = own
-    monkeypatch.setattr(module, "shipped", lambda _: ear.interpreter)
-    monkeypatch.setattr(module, "ENOUGH", report["understood"])
-    monkeypatch.setattr(module, "train_interpreter", None)  # nothing is to be learned
-    found, said = heard_by(CONFIG, writer, world_catalog, tmp_path)
-    assert said["meanings"] == "shipped"
-    assert said["understood"] == pytest.approx(report["understood"])
-    assert found.interpreter is ear.interpreter
-
-
-def test_a_catalog_that_what_is_shipped_does_not_understand_learns_its_own(
-    own: Any, writer: Writer, world_catalog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    stranger = Interpreter(WordEncoder().dim).eval()
-    monkeypatch.setattr(module, "shipped", lambda _: stranger)
-    monkeypatch.setattr(module, "train_interpreter", lambda *_: own[0].interpreter)
+    """One pass from there is as good as many from nothing, and leaves the network that is shipped as it is."""
+    start = own[0].interpreter
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    monkeypatch.setattr(module, "shipped", lambda _: start)
     ear, report = heard_by(CONFIG, writer, world_catalog, tmp_path)
-    assert report["meanings"] == "learned"
-    assert ear.interpreter is own[0].interpreter
+    assert report["meanings"] == "shipped"
+    assert report["understood"] > own[1]["understood"] - 0.05
+    assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items())
+    assert any(not torch.equal(value, before[name]) for name, value in ear.interpreter.state_dict().items())
 
 
-def test_who_asks_for_learned_meanings_gets_them(
-    own: Any, writer: Writer, world_catalog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_who_asks_for_learned_meanings_starts_from_nothing(
+    writer: Writer, world_catalog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    passes: list[int] = []
+
+    def learn(_: Any, __: Any, names: Any, n: int, *rest: Any) -> Interpreter:
+        assert rest[-1] is None
+        passes.append(n)
+        return Interpreter(names.shape[1]).eval()
+
     monkeypatch.setattr(module, "shipped", None)  # is not asked for
-    monkeypatch.setattr(module, "train_interpreter", lambda *_: own[0].interpreter)
-    _, report = heard_by(CONFIG.model_copy(update={"meanings": "learned"}), writer, world_catalog, tmp_path)
+    monkeypatch.setattr(module, "train_interpreter", learn)
+    config = CONFIG.model_copy(update={"meanings": "learned", "exercises": 2})
+    _, report = heard_by(config, writer, world_catalog, tmp_path)
     assert report["meanings"] == "learned"
+    assert passes == [8]
+
+
+def test_a_catalogs_values_are_said_in_other_ways_where_these_are_known() -> None:
+    spoken = said_otherwise([("horror", "horror films"), ("Yoko Ono",), ("the 1990s", "the nineties")])
+    assert spoken[0][:2] == ("horror", "horror films")
+    assert "something scary" in spoken[0]
+    assert spoken[1:] == (("Yoko Ono",), ("the 1990s", "the nineties"))
 
 
 def test_where_too_little_is_understood_requests_are_not_read(
@@ -208,7 +226,7 @@ def test_what_is_shipped_is_for_the_default_encoder_and_understands_new_words(en
     words, names = Words.of([r.text for r in requests], encoder), encoder.embed(list(other.facets.names))
     found = heard_right(network, requests, words, names)
     assert min(found["wanted"], found["refused"]) > 0.85, found
-    assert found["falsely"] < 0.5, found
+    assert found["falsely"] < 1.5, found  # of some 800 values
 
 
 @pytest.mark.weights

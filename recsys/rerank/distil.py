@@ -1,6 +1,7 @@
 """How the student is trained: its teacher orders many lists, and it learns to order them alike.
 
-The loss is the cross-entropy between the softmax of the teacher's scores and that of the student's over each list
+Of a teacher that reads histories by a network it first learns to read them (`glancing`). Then the lists: the loss is
+the cross-entropy between the softmax of the teacher's scores and that of the student's over each list
 (ListNet, Cao et al., ICML 2007; with a teacher's scores for labels: RankDistil, Reddi et al., AISTATS 2021).
 No answer is asked for: the lists are those of tune's queries, and of the same queries with shorter histories. A teacher
 that had not seen the answers of tune leaves the student in the same ignorance.
@@ -23,9 +24,11 @@ from recsys.networks.training import Schedule, fingerprint, train, workplace
 from recsys.protocols import Floats, Ints
 from recsys.rerank.features import Ranked, popularity
 from recsys.rerank.fused import Fused
+from recsys.rerank.glancing import learn_to_glance
 from recsys.rerank.heard import unread
 from recsys.rerank.lessons import requests_for, with_texts, writer_of
 from recsys.rerank.requests import Wording
+from recsys.rerank.sequence import SequenceJudge
 from recsys.rerank.student import (
     HALF_LIVES,
     WEIGHTS,
@@ -76,10 +79,13 @@ def train_student(config: StudentConfig, school: School, teacher: Fused, questio
     events = np.array([counts.get(item, 0) for item in vocab.ids.to_list()], dtype=np.float32)
     encoder = school.encoder
     names = ("score", "log_rank", *taught.lists.sources)
-    material = Material.of(taught, vocab, names, items, np.log1p(events), cut, known, school, source)
+    glance = None
+    if isinstance(teacher.judge, SequenceJudge):
+        glance = learn_to_glance(teacher.judge, histories, school.settings, seed)
+    material = Material.of(taught, vocab, names, items, np.log1p(events), cut, known, school, source, glance)
     pupil, report = _learn(config, material, items, school, seed)
     arrays = {**pupil.weights(), "items": items, "popularity": np.log1p(events)}
-    judge = StudentJudge(config, vocab, names, arrays, encoder.model_id, lambda: encoder, source)
+    judge = StudentJudge(config, vocab, names, arrays, encoder.model_id, lambda: encoder, source, glance)
 
     part = rng.permutation(len(questions)) % 3
     answers = vocab.encode(questions.truth.frame["item_id"])

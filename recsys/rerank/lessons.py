@@ -4,7 +4,7 @@ And requests whose meaning is known. What it learns of profiles: `told`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from recsys.networks.pairs import cooccurrence
 from recsys.networks.training import Batch
 from recsys.protocols import Ints, TextEncoder
 from recsys.rerank.requests import PLAIN, Facets, Request, Wording, Writer
+from recsys.rerank.worlds import said_otherwise
 from recsys.tables import Catalog, Queries
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def writer_of(catalog: Catalog, vocab: Vocab, histories: Histories) -> Writer:
     """Who writes requests for the items of a catalog, in all phrasings that are taught."""
     likeness = (item_vectors(catalog, vocab), cooccurrence(histories, len(vocab), LIKENESS))
     facets = Facets.of(catalog, vocab, histories.items)
+    facets = replace(facets, spoken=said_otherwise(facets.spoken))
     return Writer(facets, Wording.read(), np.hstack([centred(vectors) for vectors in likeness]), PLAIN)
 
 

@@ -53,8 +53,8 @@ class SequenceConfig(FusedConfig, Schedule):
     dim, layers, heads, length : of the blocks that read the history
     readers  : blocks in which the state attends to texts
     item_dropout, history_dropout : most items' own vectors, and share of histories, that are left out in training
-    meanings : of requests: as "shipped" with the package for the default encoder, where they hold for the catalog's
-        values; else, or where "learned" is asked for, learned from the catalog, for some minutes
+    meanings : what requests mean is learned from what is "shipped" with the package for the default encoder on; else,
+        or where "learned" is asked for, from nothing, which takes four times the passes
     written, exercises : requests that are written to learn from, none to not read any, and passes over them
     understood : share of what requests in new words say that must be understood, else none is read
     likened  : share of the places in histories at which an item like the answer is named in training
@@ -80,7 +80,7 @@ class SequenceConfig(FusedConfig, Schedule):
     history_dropout: float = Field(default=0.1, ge=0, lt=1)
     meanings: Literal["shipped", "learned"] = "shipped"
     written: int = Field(default=20_000, ge=0)
-    exercises: int = Field(default=8, ge=1)
+    exercises: int = Field(default=2, ge=1)
     understood: float = Field(default=0.3, ge=0, le=1)
     likened: float = Field(default=0.05, ge=0, le=1)
     told: int = Field(default=3000, ge=0)

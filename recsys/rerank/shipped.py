@@ -6,19 +6,23 @@ Which encoder it is over, how it was made and what was measured stand in its car
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys.errors import BundleError
+from recsys.protocols import Floats
 
 if TYPE_CHECKING:
     from recsys.rerank.interpret import Interpreter
 
 FOLDER: Traversable = resources.files("recsys.rerank") / "trained"
 FACTS = "meanings.json"
+_SCALE = ".scale"
 
 
 def shipped(encoder_id: str, folder: Traversable = FOLDER) -> "Interpreter | None":
@@ -39,10 +43,29 @@ def shipped(encoder_id: str, folder: Traversable = FOLDER) -> "Interpreter | Non
         raise BundleError(
             f"{folder / facts['file']}: is not the file that was shipped (its SHA-256 differs): reinstall"
         )
-    arrays = load(data)
-    network = Interpreter(arrays["words.weight"].shape[1])
-    network.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in arrays.items()})
+    state = restored(load(data))
+    network = Interpreter(state["words.weight"].shape[1])
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     return network.eval()
+
+
+def rounded(state: Mapping[str, Floats]) -> dict[str, npt.NDArray[Any]]:
+    """Weights as they are shipped, in a quarter of the bytes: matrices as int8 with a scale for each row."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for name, value in state.items():
+        if value.ndim == 1:
+            found[name] = value.astype(np.float16)
+        else:
+            scale = np.maximum(np.abs(value).max(axis=1), 1e-8).astype(np.float32) / 127
+            found[name] = np.rint(value / scale[:, None]).astype(np.int8)
+            found[name + _SCALE] = scale
+    return found
+
+
+def restored(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Floats]:
+    """The inverse of `rounded`, as far as that goes."""
+    whole = {name: value.astype(np.float32) for name, value in arrays.items() if not name.endswith(_SCALE)}
+    return {n: v * arrays[n + _SCALE][:, None] if n + _SCALE in arrays else v for n, v in whole.items()}
 
 
 def _facts(folder: Traversable) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 What it reads is worked out beforehand, or is in the candidates: the items of the history, as means that forget at
 several speeds, of text vectors, attributes and factors of co-occurrence; the item that a request names, and the text
 encoder's vector of a request, or of the profile where there is no history; the sources' scores. `distil` trains it.
-What requests mean it does not learn again: it has its teacher's ear (`hearing`), where that has one.
+Of a teacher that reads histories by a network it has a `glance` besides. What requests mean it does not learn again: it
+has its teacher's ear (`hearing`), where that has one.
 """
 
 import json
@@ -25,6 +26,8 @@ from recsys.rerank.endpoint import EndpointConfig
 from recsys.rerank.features import Ranked, candidate_codes, compute
 from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array, standardise
+from recsys.rerank.glance import WEIGHTS as GLANCE
+from recsys.rerank.glance import Glance
 from recsys.rerank.hearing import Asked, Ear, EncoderSource, listen, summoned
 from recsys.rerank.judge import readable
 from recsys.rerank.listwise import ListwiseConfig
@@ -39,7 +42,7 @@ HALF_LIVES = (0.7, 2.0, 8.0, 40.0)
 LENGTH = 100
 # Lists that are judged at once.
 ROWS = 256
-_FILE = "judge.json"
+_FILE, _GLANCE = "judge.json", "glance."
 
 TeacherConfig = Annotated[
     SequenceConfig | PackedConfig | ListwiseConfig | PairwiseConfig | SetwiseConfig | EndpointConfig,
@@ -99,6 +102,7 @@ class StudentJudge:
     names  : features of candidates that it reads, as `features.compute` knows them
     arrays : "items" (items, width) what is known of each item; "tokens" (items, dim) and "bias" (items,) what was
              learned of it; "popularity" (items,); the rest are the weights that `forward` takes
+    glance : reads histories as the teacher's network does; None where the teacher has none
     """
 
     kind: ClassVar[str] = "student"
@@ -111,6 +115,7 @@ class StudentJudge:
     encoder_id: str
     encoder: EncoderSource
     ear: EarSource | None = None
+    glance: Glance | None = None
 
     @property
     def model_id(self) -> str:
@@ -148,7 +153,8 @@ class StudentJudge:
             own = rows[at : at + ROWS]
             past = past_of(histories.take(own), like[own], self.arrays["items"])
             codes = coded(self.vocab, lists)
-            features = features_of(self.names, lists, self.arrays["popularity"][codes])
+            seen = glanced(self.glance, histories.take(own), lists.lists, codes)
+            features = features_of(self.names, lists, self.arrays["popularity"][codes], seen)
             tokens, bias = self.arrays["tokens"][codes], self.arrays["bias"][codes]
             found = forward(self.arrays, past, text[own], lists.lists, tokens, bias, features)
             split = zip(own, *(np.split(x, lists.starts[1:]) for x in (found.astype(np.float64), codes)), strict=True)
@@ -164,8 +170,16 @@ class StudentJudge:
         from safetensors.numpy import save_file
 
         folder.mkdir()
-        save_file({k: np.ascontiguousarray(v) for k, v in self.arrays.items()}, folder / "network.safetensors")
-        facts = {"config": self.config.model_dump(mode="json"), "encoder": self.encoder_id, "names": list(self.names)}
+        arrays = dict(self.arrays)
+        facts: dict[str, Any] = {
+            "config": self.config.model_dump(mode="json"),
+            "encoder": self.encoder_id,
+            "names": list(self.names),
+        }
+        if self.glance is not None:
+            arrays |= {_GLANCE + name: value for name, value in self.glance.arrays.items()}
+            facts["heads"] = self.glance.heads
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "network.safetensors")
         (folder / _FILE).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
         pl.DataFrame({"item_id": self.vocab.ids}).write_parquet(folder / "items.parquet")
         if self.ear is not None:
@@ -182,6 +196,9 @@ class StudentJudge:
             names, encoder_id = tuple(map(str, facts["names"])), str(facts["encoder"])
             vocab = Vocab(pl.read_parquet(folder / "items.parquet")["item_id"])
             arrays = load_file(folder / "network.safetensors")
+            glance = None
+            if "heads" in facts:
+                glance = Glance({name: arrays.pop(_GLANCE + name) for name in GLANCE}, int(facts["heads"]))
             if set(arrays) != {*WEIGHTS, "items", "tokens", "bias", "popularity"} or len(arrays["items"]) != len(vocab):
                 raise BundleError(f"{folder}: its network is of another version: refit")
 
@@ -190,7 +207,7 @@ class StudentJudge:
                 return Ear.load(folder / "ear")
 
         ear = cache(hear) if (folder / "ear").exists() else None
-        return cls(config, vocab, names, arrays, encoder_id, encoder, ear)
+        return cls(config, vocab, names, arrays, encoder_id, encoder, ear, glance)
 
 
 # The weights that `forward` reads.
@@ -268,8 +285,15 @@ def coded(vocab: Vocab, lists: Ranked) -> Ints:
     return candidate_codes(vocab, lists.frame["item_id"]).astype(np.int64)
 
 
-def features_of(names: Sequence[str], lists: Ranked, popularity: Floats) -> Floats:
-    """(rows, names + 1) features, standardised within each list, popularity the last of them."""
+def glanced(glance: Glance | None, histories: Histories, own: Ints, codes: Ints) -> list[Floats]:
+    """(rows,) what a glance at the histories thinks of candidates; nothing where there is none. own : (rows,) the
+    history of each; codes : (rows,) the item."""
+    return [] if glance is None else [glance.scores(glance.expects(histories), own, codes)]
+
+
+def features_of(names: Sequence[str], lists: Ranked, popularity: Floats, seen: Sequence[Floats]) -> Floats:
+    """(rows, names + 1 or 2) features, standardised within each list: by name, popularity, and what was `seen`."""
     found = compute(names, lists, {})
-    columns = [*(found[name] for name in names), standardise(popularity.astype(np.float64), lists.sizes)]
+    others = [standardise(column.astype(np.float64), lists.sizes) for column in (popularity, *seen)]
+    columns = [*(found[name] for name in names), *others]
     return np.stack(columns, axis=1).astype(np.float32)

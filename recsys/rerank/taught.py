@@ -18,7 +18,8 @@ from recsys.protocols import Floats, Ints
 from recsys.rerank.features import Ranked
 from recsys.rerank.fused import Fused
 from recsys.rerank.fusion import standardise
-from recsys.rerank.student import EarSource, coded, features_of, heard, past_of, read, said
+from recsys.rerank.glance import Glance
+from recsys.rerank.student import EarSource, coded, features_of, glanced, heard, past_of, read, said
 from recsys.rerank.train import School
 from recsys.tables import Candidates, Profiles, Queries
 
@@ -126,15 +127,17 @@ class Material:
         profiles: Profiles,
         school: School,
         ear: EarSource | None,
+        glance: Glance | None,
     ) -> "Material":
         """As the judge makes it of queries."""
         lists = taught.lists
         codes = coded(vocab, lists)
         text = read(said(queries, profiles), lambda: school.encoder, item_vectors(school.catalog, vocab).shape[1])
         _, _, like = heard(ear, queries, lambda: school.encoder, school.encoder.model_id)
-        past = past_of(vocab.histories(queries).take(lists.asked), like[lists.asked], items)
+        histories = vocab.histories(queries).take(lists.asked)
+        past = past_of(histories, like[lists.asked], items)
         best = np.lexsort((-taught.scores, lists.lists))[lists.starts] - lists.starts
-        features = features_of(names, lists, popularity[codes])
+        features = features_of(names, lists, popularity[codes], glanced(glance, histories, lists.lists, codes))
         return cls(past, text[lists.asked], codes, features, taught.scores, lists, best)
 
     def batch(self, lists: Ints) -> Mapping[str, Tensor]:

@@ -5,6 +5,7 @@ people ask, whatever the catalog; and it has heard of much that a given catalog 
 answered by silence. What can be asked for is data (`phrases/values.txt`), with other ways to say it beside it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
@@ -70,6 +71,16 @@ def read_values(path: Path | None = None) -> tuple[Value, ...]:
                 ways = tuple(way.strip() for way in also.split(",") if way.strip())
                 found.append(Value(domain, attribute.strip(), name.strip(), "value", ways))
     return tuple(found)
+
+
+def said_otherwise(spoken: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    """A catalog's values, each by its names, with the other ways to say those that are known here and mean one thing:
+    who learns the catalog's own requests does not forget that something scary is horror."""
+    ways: dict[str, list[tuple[str, ...]]] = {}
+    for value in read_values():
+        ways.setdefault(value.name.lower(), []).append(value.also)
+    known = {name: found[0] for name, found in ways.items() if len(found) == 1}
+    return tuple((*said, *known.get(said[0].lower(), ())) for said in spoken)
 
 
 def made_up(rng: np.random.Generator) -> tuple[Value, ...]:
