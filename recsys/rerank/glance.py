@@ -53,9 +53,8 @@ class Glance:
         place = (histories.indptr[rows + 1] - sizes)[:, None] + np.arange(sizes.max(initial=0))
         inside = np.arange(place.shape[1]) < sizes[:, None]
         items = histories.items[np.where(inside, place, 0)] if len(histories.items) else np.zeros(place.shape, int)
-        x = np.concatenate(
-            [np.broadcast_to(a["start"], (n, 1, dim)), a["tokens"][items] * np.float32(dim**0.5)], axis=1
-        )
+        met = a["tokens"][items] * np.float32(dim**0.5)
+        x = np.concatenate([np.broadcast_to(a["start"], (n, 1, dim)), met], axis=1)
         x = x + a["places"][: x.shape[1]]
         qkv, bias = a["block.qkv.weight"], a["block.qkv.bias"]
         held = self._norm(x, "block.before_attention")

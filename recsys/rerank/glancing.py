@@ -24,25 +24,26 @@ from recsys.rerank.reader import Reader
 from recsys.rerank.sequence import FULL_SOFTMAX, SAMPLED, SequenceJudge
 from recsys.settings import Settings
 
-# Passes over all histories, and the rate, which goes down to zero.
-SCHEDULE = Schedule(rate=1e-3, batch=32, finish=6)
+# Places of histories to learn from, each as often as that takes, within bounds; chunks of histories in a batch.
+PLACES, LEAST, MOST = 3_000_000, 2, 12
+BATCH = 32
 
 
 def learn_to_glance(judge: SequenceJudge, histories: Histories, settings: Settings, seed: int) -> Glance:
     """What a judge's network makes of histories, in one block. histories : that the judge has learned from, too."""
     pupil = Pupil(judge.network, *(torch.from_numpy(values) for values in judge.table))
+    passes = int(np.clip(round(PLACES / max(len(histories.items), 1)), LEAST, MOST))
+    schedule = Schedule(batch=BATCH, finish=passes)
 
     def chunks(epoch: int) -> Chunks:
-        return Chunks(histories, judge.config.length, SCHEDULE.batch, np.random.default_rng((seed, epoch)))
+        return Chunks(histories, judge.config.length, BATCH, np.random.default_rng((seed, epoch)))
 
     if len(chunks(0)):
         arrays = [value.detach().numpy() for value in judge.network.state_dict().values()]
-        key = fingerprint(SCHEDULE, seed, histories.indptr, histories.items, *judge.table, *arrays)
+        key = fingerprint(schedule, seed, histories.indptr, histories.items, *judge.table, *arrays)
         with workplace(settings, key) as folder:
-            device = settings.device
-            train(
-                pupil, chunks, None, SCHEDULE, seed=seed, device=device, folder=folder / "glance", title="student reads"
-            )
+            place, device = folder / "glance", settings.device
+            train(pupil, chunks, None, schedule, seed=seed, device=device, folder=place, title="student reads")
     return pupil.glance()
 
 
