@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from recsys.cli import data, line, serve, weights
+from recsys.cli import ab, data, line, serve, weights
 from recsys.errors import RecsysError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(ab.app, name="ab")
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
 app.command()(line.fit)

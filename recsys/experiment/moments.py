@@ -1,0 +1,57 @@
+"""Sufficient statistics of units, which add up: shards, days and machines can each count their own.
+
+After gbstats' frozen statistics and the pairwise update of Chan, Golub and LeVeque (1979), which loses no digits where
+means are large beside deviations, as sums of squares do.
+"""
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """How many units, the mean (k,) of each column over them, and the sums (k, k) of products of deviations from it."""
+
+    n: int
+    mean: Floats
+    scatter: Floats
+
+    @classmethod
+    def none(cls, k: int) -> Self:
+        """Of no units."""
+        return cls(0, np.zeros(k), np.zeros((k, k)))
+
+    @classmethod
+    def of(cls, values: Floats) -> Self:
+        """Of units (n, k)."""
+        n, k = values.shape
+        if not n:
+            return cls.none(k)
+        mean = values.mean(axis=0)
+        apart = values - mean
+        return cls(n, mean, apart.T @ apart)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        if not self.n or not other.n:
+            return other if not self.n else self
+        n = self.n + other.n
+        apart = other.mean - self.mean
+        mean = self.mean + apart * (other.n / n)
+        scatter = self.scatter + other.scatter + np.outer(apart, apart) * (self.n * other.n / n)
+        return Moments(n, mean, scatter)
+
+    @classmethod
+    def together(cls, parts: "list[Moments]") -> "Moments":
+        """The sum of one or more."""
+        return reduce(lambda one, other: one + other, parts)
+
+    @property
+    def covariance(self) -> Floats:
+        """(k, k), unbiased; zeros for fewer than two units."""
+        return self.scatter / (self.n - 1) if self.n > 1 else np.zeros_like(self.scatter)

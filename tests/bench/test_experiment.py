@@ -1,0 +1,280 @@
+"""Do the intervals and p-values of `recsys.experiment` keep their promises, and how fast are many rows read?
+
+Each table holds a promise beside what was counted; the band is what chance allows in 99 of 100 runs of the bench.
+
+BENCH_SEEDS=5000 and BENCH_LOOKS=2000 are the seeds of the A/A test and of peeking; BENCH_ROWS=100000000 the rows of the
+speed test, which writes them as Parquet into BENCH_TMP (a temporary folder, else), some 6 GB, and removes them.
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+from scipy import stats
+
+from recsys.experiment import Experiment, Mean, Proportion, Quantile, Ratio, analyze
+from recsys.experiment.analysis import effect_of
+from recsys.experiment.effects import Effect
+from recsys.experiment.metrics import quantile_estimate
+from recsys.experiment.moments import Moments
+from recsys.experiment.sequential import always_valid_p, boundaries, halfwidth, msprt_p
+
+SEEDS = int(os.environ.get("BENCH_SEEDS", "5000"))
+LOOKS = int(os.environ.get("BENCH_LOOKS", "2000"))
+ROWS = int(os.environ.get("BENCH_ROWS", "100000000"))
+PLAN = Experiment.model_validate(
+    {
+        "name": "bench",
+        "control": "A",
+        "shares": {"A": 0.5, "B": 0.5},
+        "metrics": [{"name": "m", "kind": "mean", "column": "x"}],
+    }
+)
+Floats = npt.NDArray[np.float64]
+# Of a seed, units and a lift: the effect measured, and the true one.
+World = Callable[[np.random.Generator, int, float], tuple[Effect, float]]
+
+
+def measured(metric: Any, control: Floats, treatment: Floats) -> Effect:
+    return effect_of(metric, metric.estimates(Moments.of(control), Moments.of(treatment)), PLAN)
+
+
+def mean(rng: np.random.Generator, n: int, lift: float) -> tuple[Effect, float]:
+    control, treatment = rng.normal(1, 1, (n, 1)), rng.normal(1 + lift, 1, (n, 1))
+    return measured(Mean(name="m", column="x"), control, treatment), lift
+
+
+def cuped(rng: np.random.Generator, n: int, lift: float) -> tuple[Effect, float]:
+    before = rng.normal(size=2 * n)
+    after = 0.7 * before + np.sqrt(1 - 0.49) * rng.normal(size=2 * n) + lift * (np.arange(2 * n) >= n)
+    both = np.stack([after, before], axis=1)
+    return measured(Mean(name="m", column="x", covariate="y"), both[:n], both[n:]), lift
+
+
+def heavy(rng: np.random.Generator, n: int, lift: float) -> tuple[Effect, float]:
+    """Revenue: most pay nothing, few pay a lot."""
+    pays, much = rng.random(2 * n) < 0.3, rng.lognormal(0, 1.2, 2 * n)
+    values = (pays * much * np.where(np.arange(2 * n) >= n, 1 + lift, 1))[:, None]
+    return measured(Mean(name="m", column="x"), values[:n], values[n:]), lift * 0.3 * float(np.exp(0.72))
+
+
+def proportion(rng: np.random.Generator, n: int, lift: float) -> tuple[Effect, float]:
+    draws = [(rng.random((n, 1)) < p).astype(float) for p in (0.1, 0.1 + lift)]
+    return measured(Proportion(name="m", column="x"), *draws), lift
+
+
+def pooled(rng: np.random.Generator, n: int, lift: float) -> tuple[Effect, float]:
+    draws = [(rng.random((n, 1)) < p).astype(float) for p in (0.1, 0.1 + lift)]
+    return measured(Proportion(name="m", column="x", test="pooled"), *draws), lift
+
+
+def ratio(rng: np.random.Generator, n: int, lift: float) -> tuple[Effect, float]:
+    """Clicks of impressions, which come in clusters: users differ in how many they have, and how often they click."""
+    sides = []
+    for p in (0.1, 0.1 + lift):
+        seen = 1 + rng.poisson(rng.gamma(2, 5, n))
+        sides.append(np.stack([rng.binomial(seen, rng.beta(8 * p, 8 * (1 - p), n)), seen], axis=1).astype(float))
+    return measured(Ratio(name="m", numerator="x", denominator="y"), *sides), lift
+
+
+def quantile(rng: np.random.Generator, n: int, lift: float) -> tuple[Effect, float]:
+    """Of rows that come in clusters: 0.9, of values that are lognormal by user and by row."""
+    found = []
+    for shift in (0.0, lift):
+        rows = 1 + rng.poisson(3, n)
+        unit = np.repeat(np.arange(n), rows)
+        values = np.exp(0.5 * rng.normal(size=n)[unit] + rng.normal(size=len(unit))) + shift
+        edge = np.quantile(values, 0.9)
+        below = np.stack([np.bincount(unit, values <= edge, n), rows], axis=1).astype(float)
+        found.append(quantile_estimate(0.9, np.sort(values), Moments.of(below)))
+    return effect_of(Quantile(name="m", column="x", q=0.9), (found[0], found[1], 0.0), PLAN), lift
+
+
+WORLDS: dict[str, World] = {
+    "mean": mean,
+    "mean, CUPED": cuped,
+    "mean, heavy tails": heavy,
+    "proportion": proportion,
+    "proportion, pooled": pooled,
+    "ratio, clustered": ratio,
+    "quantile, clustered": quantile,
+}
+
+
+def band(rate: float, n: int) -> tuple[float, float]:
+    low, high = stats.binom.ppf([0.005, 0.995], n, rate) / n
+    return float(low), float(high)
+
+
+def test_a_a() -> None:
+    """No effect: 5% false alarms, and p-values that are uniform."""
+    rows, low_high = [], band(0.05, SEEDS)
+    for name, world in WORLDS.items():
+        n = 2000 if "heavy" in name else 1000
+        p = np.array([world(np.random.default_rng((seed, 1)), n, 0.0)[0].p for seed in range(SEEDS)])
+        uniform = stats.kstest(p, "uniform").pvalue if "proportion" not in name else np.nan
+        rows.append({"metric": name, "units": 2 * n, "false": float((p < 0.05).mean()), "KS p": float(uniform)})
+    table = pl.DataFrame(rows)
+    print(f"\nA/A, {SEEDS} seeds, at 5%; band {low_high[0]:.4f} to {low_high[1]:.4f}\n{table}")
+    assert table["false"].is_between(*low_high).all()
+    assert (table["KS p"].fill_nan(1.0) > 0.001).all()
+
+
+def test_coverage() -> None:
+    """How often 95% intervals hold the truth where there is an effect, by units an arm."""
+    lifts = {"mean": 0.1, "mean, CUPED": 0.1, "mean, heavy tails": 0.1, "quantile, clustered": 0.3}
+    rows = []
+    for name, world in WORLDS.items():
+        row: dict[str, Any] = {"metric": name}
+        for n in (100, 300, 1000, 3000):
+            found = [world(np.random.default_rng((seed, 2)), n, lifts.get(name, 0.02)) for seed in range(SEEDS // 2)]
+            row[f"{n}"] = float(np.mean([e.ci[0] <= true <= e.ci[1] for e, true in found]))
+        rows.append(row)
+    table = pl.DataFrame(rows)
+    print(f"\ncoverage of 95% intervals, {SEEDS // 2} seeds, by units an arm (wanted: .935 to .965)\n{table}")
+    assert table["3000"].is_between(0.935, 0.965).all()
+
+
+def test_cuped_explains_what_it_should() -> None:
+    """Correlation .7 leaves 1 - .49 of the variance."""
+    left = []
+    for seed in range(200):
+        rng = np.random.default_rng((seed, 3))
+        before = rng.normal(size=4000)
+        both = np.stack([0.7 * before + np.sqrt(0.51) * rng.normal(size=4000), before], axis=1)
+        metric = Mean(name="m", column="x", covariate="y")
+        left.append(1 - metric.estimates(Moments.of(both[:2000]), Moments.of(both[2000:]))[2])
+    print(f"\nCUPED, correlation .7: {np.mean(left):.1%} of the variance left (wanted: 51% +- 3)")
+    assert abs(np.mean(left) - 0.51) < 0.03
+
+
+def test_peeking() -> None:
+    """100 looks at an A/A test: how often any of them stops it."""
+    looks, step, alpha = 100, 50, 0.05
+    stops = dict.fromkeys(["fixed", "sequential", "sequential p", "mSPRT", "O'Brien-Fleming, 5 looks", "Pocock, 5"], 0)
+    few = [20, 40, 60, 80, 100]
+    edges = {
+        "O'Brien-Fleming, 5 looks": boundaries([k / 100 for k in few], alpha, "obrien-fleming"),
+        "Pocock, 5": boundaries([k / 100 for k in few], alpha, "pocock"),
+    }
+    for seed in range(LOOKS):
+        rng = np.random.default_rng((seed, 4))
+        arms = rng.exponential(size=(2, looks * step))
+        count = step * np.arange(1, looks + 1)
+        sums, squares = (np.cumsum(x, axis=1)[:, count - 1] for x in (arms, arms**2))
+        values = sums / count
+        spreads = (squares / count - values**2) * count / (count - 1)
+        effects, errors = values[1] - values[0], np.sqrt(spreads.sum(axis=0) / count)
+        z, both = effects / errors, zip(effects, errors, 2 * count, strict=True)
+        wide = [(halfwidth(se, int(n), alpha, 5000), e, se, int(n)) for e, se, n in both]
+        stops["fixed"] += bool((2 * stats.norm.sf(np.abs(z)) < alpha).any())
+        stops["sequential"] += any(abs(e) > w for w, e, _, _ in wide)
+        stops["sequential p"] += any(always_valid_p(e, se, n, alpha, 5000) < alpha for _, e, se, n in wide)
+        stops["mSPRT"] += any(msprt_p(e, se, 0.05) < alpha for _, e, se, _ in wide)
+        for name, edge in edges.items():
+            stops[name] += bool((np.abs(z[np.array(few) - 1]) > edge).any())
+    high = band(alpha, LOOKS)[1]
+    table = pl.DataFrame([{"method": k, "any false stop": v / LOOKS} for k, v in stops.items()])
+    print(f"\npeeking, {looks} looks, {LOOKS} seeds; allowed {high:.4f}\n{table}")
+    assert (table.filter(pl.col("method") != "fixed")["any false stop"] <= high).all()
+
+
+# Speed and memory.
+
+
+def write_rows(folder: Path, rows: int, metrics: int = 20) -> None:
+    """Parquet of exposures, in files of a few million rows; a unit has ten, in any order."""
+    folder.mkdir(parents=True)
+    part, units = 2_000_000, max(rows // 10, 1)
+    for at in range(0, rows, part):
+        rng = np.random.default_rng(at)
+        n = min(part, rows - at)
+        unit = rng.integers(0, units, n)
+        data: dict[str, Any] = {"user_id": unit, "variant": np.where((unit * 2654435761) % 1000 < 500, "A", "B")}
+        for k in range(metrics):
+            data[f"m{k}"] = rng.poisson(0.3, n).astype(np.float32)
+        pl.DataFrame(data).write_parquet(folder / f"{at // part:05d}.parquet")
+
+
+def plan_of(metrics: int = 20) -> Experiment:
+    kinds = [
+        {"name": f"ratio {k}", "kind": "ratio", "numerator": f"m{k}", "denominator": "m0"}
+        if k % 4 == 3
+        else {"name": f"mean {k}", "kind": "mean", "column": f"m{k}"}
+        for k in range(metrics)
+    ]
+    return Experiment.model_validate({"name": "big", "control": "A", "shares": {"A": 0.5, "B": 0.5}, "metrics": kinds})
+
+
+def by_pandas(folder: Path, metrics: int = 20) -> float:
+    """The same in pandas, as most would write it. Returns an effect, to be compared."""
+    import pandas as pd
+
+    frame = pd.read_parquet(folder)
+    units = frame.groupby(["user_id", "variant"], as_index=False).sum()
+    found = 0.0
+    control, treatment = (units[units["variant"] == name] for name in ("A", "B"))
+    for k in range(metrics):
+        if k % 4 == 3:
+            parts = []
+            for side in (control, treatment):
+                y, x = side[f"m{k}"], side["m0"]
+                r = y.mean() / x.mean()
+                parts.append((r, (y.var() - 2 * r * y.cov(x) + r * r * x.var()) / x.mean() ** 2 / len(side)))
+            stats.norm.sf(abs(parts[1][0] - parts[0][0]) / np.sqrt(parts[0][1] + parts[1][1]))
+        else:
+            stats.ttest_ind(treatment[f"m{k}"], control[f"m{k}"], equal_var=False)
+        if k == 0:
+            found = float(treatment["m0"].mean() - control["m0"].mean())
+    return found
+
+
+@pytest.mark.timeout(3 * 3600)
+def test_many_rows() -> None:
+    """Wall seconds and peak memory, each in a process of its own, one after the other."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-ab-", dir=os.environ.get("BENCH_TMP")))
+    try:
+        write_rows(folder / "tenth", ROWS // 10)
+        pandas, ours = (timed(how, folder / "tenth") for how in ("pandas", "recsys"))
+        print(f"\n{ROWS // 10:,} rows, 20 metrics: pandas {pandas}, recsys {ours}")
+        print(f"ratio of wall time {pandas['seconds'] / ours['seconds']:.1f}, of CPU {pandas['cpu'] / ours['cpu']:.1f}")
+        assert ours["effect"] == pytest.approx(pandas["effect"], rel=1e-6)
+        shutil.rmtree(folder / "tenth")
+        write_rows(folder / "all", ROWS)
+        whole = timed("recsys", folder / "all")
+        print(f"{ROWS:,} rows: {whole}")
+        assert whole["gigabytes"] < 3
+        assert pandas["seconds"] > 5 * ours["seconds"]
+    finally:
+        shutil.rmtree(folder)
+
+
+def timed(how: str, folder: Path) -> dict[str, float]:
+    command = [sys.executable, __file__, how, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, cpu, memory, effect = map(float, done.stdout.split()[-4:])
+    return {"seconds": seconds, "cpu": cpu, "gigabytes": memory, "effect": effect}
+
+
+if __name__ == "__main__":
+    import pandas  # noqa: F401
+
+    start = time.perf_counter()
+    if sys.argv[1] == "pandas":
+        effect = by_pandas(Path(sys.argv[2]))
+    else:
+        effect = analyze(plan_of(), pl.scan_parquet(Path(sys.argv[2]) / "*.parquet")).comparisons[0].effect.effect
+    took = time.perf_counter() - start
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(took, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6, effect)
