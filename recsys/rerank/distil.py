@@ -1,7 +1,6 @@
 """How the student is trained: its teacher orders many lists, and it learns to order them alike.
 
-Of a teacher that reads histories by a network it first learns to read them (`glancing`). Then the lists: the loss is
-the cross-entropy between the softmax of the teacher's scores and that of the student's over each list
+The loss is the cross-entropy between the softmax of the teacher's scores and that of the student's over each list
 (ListNet, Cao et al., ICML 2007; with a teacher's scores for labels: RankDistil, Reddi et al., AISTATS 2021).
 No answer is asked for: the lists are those of tune's queries, and of the same queries with shorter histories. A teacher
 that had not seen the answers of tune leaves the student in the same ignorance.
@@ -23,10 +22,10 @@ from recsys.metrics import ndcg
 from recsys.networks.training import Schedule, fingerprint, train, workplace
 from recsys.protocols import Floats, Ints
 from recsys.rerank.features import Ranked, popularity
-from recsys.rerank.fused import Fused
-from recsys.rerank.glancing import learn_to_glance
+from recsys.rerank.fused import Fused, Regime
 from recsys.rerank.heard import unread
 from recsys.rerank.lessons import requests_for, with_texts, writer_of
+from recsys.rerank.plain_reader import PlainReader
 from recsys.rerank.requests import Wording
 from recsys.rerank.sequence import SequenceJudge
 from recsys.rerank.student import (
@@ -46,6 +45,8 @@ from recsys.tables import query_histories
 HEADS = 8
 # Share of what is learned of single items that is left out at a training step.
 DROPOUT = 0.3
+# From this share of the teacher's scores on that features explain by themselves, nothing else is to begin with.
+EXACT = 0.9
 
 
 def train_student(config: StudentConfig, school: School, teacher: Fused, questions: Questions, *, seed: int) -> Fused:
@@ -79,13 +80,12 @@ def train_student(config: StudentConfig, school: School, teacher: Fused, questio
     events = np.array([counts.get(item, 0) for item in vocab.ids.to_list()], dtype=np.float32)
     encoder = school.encoder
     names = ("score", "log_rank", *taught.lists.sources)
-    glance = None
-    if isinstance(teacher.judge, SequenceJudge):
-        glance = learn_to_glance(teacher.judge, histories, school.settings, seed)
-    material = Material.of(taught, vocab, names, items, np.log1p(events), cut, known, school, source, glance)
+    judge = teacher.judge
+    reader = PlainReader.of(judge.network, *judge.table) if isinstance(judge, SequenceJudge) else None
+    material = Material.of(taught, vocab, names, items, np.log1p(events), cut, known, school, source, reader)
     pupil, report = _learn(config, material, items, school, seed)
     arrays = {**pupil.weights(), "items": items, "popularity": np.log1p(events)}
-    judge = StudentJudge(config, vocab, names, arrays, encoder.model_id, lambda: encoder, source, glance)
+    student = StudentJudge(config, vocab, names, arrays, encoder.model_id, lambda: encoder, source, reader)
 
     part = rng.permutation(len(questions)) % 3
     answers = vocab.encode(questions.truth.frame["item_id"])
@@ -94,14 +94,16 @@ def train_student(config: StudentConfig, school: School, teacher: Fused, questio
     tester = replace(writer, wording=Wording.read().split()[1], plain=0.0)  # as the teacher was weighed
     texts = requests_for(tester, answers, asking, seed + 1)
     asked = with_texts(questions.queries, texts, (part == 2) & (config.told > 0))
+    earned: list[Regime] = ["plain"] if teacher.fusions["plain"].uses("lm") else []
     fused = config.fuse(
-        judge,
+        student,
         Questions(asked, questions.truth),
         school.generate(asked),
         described,
         school.catalog,
         school.before,
         seed=seed,
+        follow=earned,
     )
     return replace(fused, report={**fused.report, "training": report, "teacher": dict(teacher.report)})
 
@@ -125,8 +127,11 @@ class Pupil(nn.Module):
 
     items: Tensor
 
-    def __init__(self, items: Floats, width: int, features: int, config: StudentConfig) -> None:
+    def __init__(self, items: Floats, width: int, linear: Floats, config: StudentConfig, *, alike: bool) -> None:
+        """linear : weights of features to start from; alike : whether it begins with the likeness of what was met and
+        what is offered, too."""
         super().__init__()
+        features = len(linear)
         n, known = items.shape
         dim, hidden = HEADS * -(-config.dim // HEADS), config.hidden
         self.temperature = config.temperature
@@ -134,14 +139,14 @@ class Pupil(nn.Module):
         self.project = nn.Parameter(torch.randn(known, dim) / known**0.5)
         self.own, self.bias = nn.Parameter(torch.zeros(n, dim)), nn.Parameter(torch.zeros(n))
         start = {
-            # It begins with the likeness of what was met and what is offered.
-            "past": torch.cat(
+            "past": alike
+            * torch.cat(
                 [self.project.detach() / len(HALF_LIVES)] * len(HALF_LIVES)
                 + [self.project.detach(), torch.zeros(1, dim)]
             ),
             "text": torch.randn(2 * width, 4 * hidden) / width**0.5,
             "read": torch.zeros(4 * hidden, dim),
-            "linear": torch.eye(features, 1)[:, 0],
+            "linear": torch.from_numpy(linear),
             "features": torch.randn(features, hidden) / features**0.5,
             "matches": torch.randn(HEADS, hidden) / HEADS**0.5,
             "shift": torch.zeros(hidden),
@@ -191,9 +196,10 @@ def _learn(
     """Train, and say how well the teacher's first is found in lists that were held out."""
     order = np.random.default_rng(seed).permutation(len(material.lists))
     held, learned = np.split(order, [max(1, round(config.heldout * len(order)))])
+    linear, exact = material.line(learned)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        pupil = Pupil(items, material.text.shape[1] // 2, material.features.shape[1], config)
+        pupil = Pupil(items, material.text.shape[1] // 2, linear, config, alike=exact < EXACT)
 
     def exercises(epoch: int) -> Exercises:
         return Exercises(material, learned, config.batch, np.random.default_rng((seed, epoch)))
@@ -208,4 +214,8 @@ def _learn(
         scores = pupil.table(pupil.scores(test).float(), test)
         best = scores[torch.arange(len(held)), torch.from_numpy(material.first[held])][:, None]
     found = ndcg(pl.Series((1.0 + (scores > best).sum(dim=1)).tolist()), 10)
-    return pupil, {"lists": len(material.lists), "teachers_first_ndcg@10": float(found.mean())}
+    report = {"lists": len(material.lists), "explained": exact, "teachers_first_ndcg@10": float(found.mean())}
+    for kind, some in (("plain", material.plain[held]), ("told", ~material.plain[held])):
+        if some.any():
+            report[f"{kind}_teachers_first_ndcg@10"] = float(found[some].mean())
+    return pupil, report

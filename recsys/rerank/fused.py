@@ -7,7 +7,7 @@ the history less, than without one.
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,6 +23,7 @@ from recsys.errors import BundleError
 from recsys.rerank.fallback import BLOCK
 from recsys.rerank.features import Feature, Ranked, compute, popularity, present
 from recsys.rerank.fusion import Array, Ints, LinearFusion, Lists, fit_fusion
+from recsys.rerank.fusion import follow as followed
 from recsys.rerank.judge import Judge, LMSource, readable
 from recsys.tables import Candidates, Catalog, Id, InteractionLog, Profiles, Queries
 
@@ -67,10 +68,13 @@ class FusedConfig(BaseModel):
         log: InteractionLog,
         *,
         seed: int,
+        follow: Collection[Regime] = (),
     ) -> "Fused":
         """Learn the fusion's weights on `questions`, whose `candidates` and `profiles` must come from parts that had
         not seen the answers; `log` (popularity) must not hold them either.
 
+        follow : regimes in which the judge's opinion is an order in itself, learned from one that has earned its place:
+                 it is taken as it is, unless the candidates' own is better
         Errors: those of the judge.
         """
         names = tuple(dict.fromkeys(("score", *present(self.features, candidates))))
@@ -101,16 +105,21 @@ class FusedConfig(BaseModel):
         for regime, some in chosen.items():
             lists = np.arange(last, last + len(some))
             last += len(some)
-            fusions[regime], report = fit_fusion(
-                lists_to_learn(names, read.take(lists), opinions[read.rows(lists)], counts, answers[some]),
-                base="score",
-                lm_features=("lm",),
-                grid=self.l2,
-                certainty=self.certainty,
-                queries=int((regimes == regime).sum()),
-                with_answer=with_answer[regime],
-                seed=seed,
-            )
+            learned = lists_to_learn(names, read.take(lists), opinions[read.rows(lists)], counts, answers[some])
+            n, held_there = int((regimes == regime).sum()), with_answer[regime]
+            if regime in follow and len(learned):
+                fusions[regime], report = followed(learned, "score", "lm", n, held_there)
+            if regime not in fusions or report.gain < 0:
+                fusions[regime], report = fit_fusion(
+                    learned,
+                    base="score",
+                    lm_features=("lm",),
+                    grid=self.l2,
+                    certainty=self.certainty,
+                    queries=n,
+                    with_answer=held_there,
+                    seed=seed,
+                )
             reports[regime] = report.as_dict()
         told = {**reports.pop("plain"), **({"regimes": reports} if reports else {})}
         return Fused(judge, self.depth, fusions, counts, told)

@@ -174,6 +174,33 @@ def fit_fusion(
     )
 
 
+def follow(lists: Lists, base: str, name: str, queries: int, with_answer: int) -> tuple[LinearFusion, FusionReport]:
+    """One feature's order as it is, with nothing learned: that of a model which learned another's order, and what that
+    is worth beside the lists as they came (`base`). Needs lists; the rest is as of `fit_fusion`."""
+    candidates, reranked = (ndcg(lists, lists.values[:, lists.names.index(feature)]) for feature in (base, name))
+    share = with_answer / max(queries, 1)
+    gain, half = _interval(reranked - candidates, share, queries)
+    before, after = share * float(candidates.mean()), share * float(reranked.mean())
+    verdict = (
+        f"NDCG@{CUTOFF} {before:.4f} as the candidates came, {after:.4f} in the order learned from the teacher "
+        f"({len(lists)} lists of tune)."
+    )
+    weights = {feature: float(feature == name) for feature in lists.names}
+    return LinearFusion(weights), FusionReport(
+        weights,
+        None,
+        queries,
+        with_answer,
+        len(lists),
+        before,
+        after,
+        before,
+        gain,
+        (gain - half, gain + half),
+        verdict,
+    )
+
+
 def ndcg(lists: Lists, scores: Array) -> Array:
     """NDCG@10 of each list's one answer; a tie counts at its expected place."""
     answers = scores[lists.starts + lists.answers]

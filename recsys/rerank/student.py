@@ -3,8 +3,8 @@
 What it reads is worked out beforehand, or is in the candidates: the items of the history, as means that forget at
 several speeds, of text vectors, attributes and factors of co-occurrence; the item that a request names, and the text
 encoder's vector of a request, or of the profile where there is no history; the sources' scores. `distil` trains it.
-Of a teacher that reads histories by a network it has a `glance` besides. What requests mean it does not learn again: it
-has its teacher's ear (`hearing`), where that has one.
+What it need not learn it has of its teacher: of one that reads histories by a small network, that network
+(`plain_reader`), and the ear for what requests mean (`hearing`), where that has one.
 """
 
 import json
@@ -26,12 +26,11 @@ from recsys.rerank.endpoint import EndpointConfig
 from recsys.rerank.features import Ranked, candidate_codes, compute
 from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array, standardise
-from recsys.rerank.glance import WEIGHTS as GLANCE
-from recsys.rerank.glance import Glance
 from recsys.rerank.hearing import Asked, Ear, EncoderSource, listen, summoned
 from recsys.rerank.judge import readable
 from recsys.rerank.listwise import ListwiseConfig
 from recsys.rerank.packed import PackedConfig
+from recsys.rerank.plain_reader import PlainReader
 from recsys.rerank.sequence import SequenceConfig, profiles_read
 from recsys.tables import Catalog, Profiles, Queries
 
@@ -42,7 +41,7 @@ HALF_LIVES = (0.7, 2.0, 8.0, 40.0)
 LENGTH = 100
 # Lists that are judged at once.
 ROWS = 256
-_FILE, _GLANCE = "judge.json", "glance."
+_FILE, _READER = "judge.json", "reader."
 
 TeacherConfig = Annotated[
     SequenceConfig | PackedConfig | ListwiseConfig | PairwiseConfig | SetwiseConfig | EndpointConfig,
@@ -102,7 +101,7 @@ class StudentJudge:
     names  : features of candidates that it reads, as `features.compute` knows them
     arrays : "items" (items, width) what is known of each item; "tokens" (items, dim) and "bias" (items,) what was
              learned of it; "popularity" (items,); the rest are the weights that `forward` takes
-    glance : reads histories as the teacher's network does; None where the teacher has none
+    reader : reads histories as the teacher does; None where that has no network of its own
     """
 
     kind: ClassVar[str] = "student"
@@ -115,7 +114,7 @@ class StudentJudge:
     encoder_id: str
     encoder: EncoderSource
     ear: EarSource | None = None
-    glance: Glance | None = None
+    reader: PlainReader | None = None
 
     @property
     def model_id(self) -> str:
@@ -153,7 +152,7 @@ class StudentJudge:
             own = rows[at : at + ROWS]
             past = past_of(histories.take(own), like[own], self.arrays["items"])
             codes = coded(self.vocab, lists)
-            seen = glanced(self.glance, histories.take(own), lists.lists, codes)
+            seen = expected(self.reader, histories.take(own), lists.lists, codes)
             features = features_of(self.names, lists, self.arrays["popularity"][codes], seen)
             tokens, bias = self.arrays["tokens"][codes], self.arrays["bias"][codes]
             found = forward(self.arrays, past, text[own], lists.lists, tokens, bias, features)
@@ -176,9 +175,9 @@ class StudentJudge:
             "encoder": self.encoder_id,
             "names": list(self.names),
         }
-        if self.glance is not None:
-            arrays |= {_GLANCE + name: value for name, value in self.glance.arrays.items()}
-            facts["heads"] = self.glance.heads
+        if self.reader is not None:
+            arrays |= {_READER + name: value for name, value in self.reader.arrays.items()}
+            facts["reader"] = {"blocks": self.reader.blocks, "heads": self.reader.heads}
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "network.safetensors")
         (folder / _FILE).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
         pl.DataFrame({"item_id": self.vocab.ids}).write_parquet(folder / "items.parquet")
@@ -196,9 +195,11 @@ class StudentJudge:
             names, encoder_id = tuple(map(str, facts["names"])), str(facts["encoder"])
             vocab = Vocab(pl.read_parquet(folder / "items.parquet")["item_id"])
             arrays = load_file(folder / "network.safetensors")
-            glance = None
-            if "heads" in facts:
-                glance = Glance({name: arrays.pop(_GLANCE + name) for name in GLANCE}, int(facts["heads"]))
+            of_reader = {name: arrays.pop(name) for name in list(arrays) if name.startswith(_READER)}
+            reader = None
+            if "reader" in facts:
+                shape = (int(facts["reader"][what]) for what in ("blocks", "heads"))
+                reader = PlainReader({name.removeprefix(_READER): x for name, x in of_reader.items()}, *shape)
             if set(arrays) != {*WEIGHTS, "items", "tokens", "bias", "popularity"} or len(arrays["items"]) != len(vocab):
                 raise BundleError(f"{folder}: its network is of another version: refit")
 
@@ -207,7 +208,7 @@ class StudentJudge:
                 return Ear.load(folder / "ear")
 
         ear = cache(hear) if (folder / "ear").exists() else None
-        return cls(config, vocab, names, arrays, encoder_id, encoder, ear, glance)
+        return cls(config, vocab, names, arrays, encoder_id, encoder, ear, reader)
 
 
 # The weights that `forward` reads.
@@ -285,10 +286,10 @@ def coded(vocab: Vocab, lists: Ranked) -> Ints:
     return candidate_codes(vocab, lists.frame["item_id"]).astype(np.int64)
 
 
-def glanced(glance: Glance | None, histories: Histories, own: Ints, codes: Ints) -> list[Floats]:
-    """(rows,) what a glance at the histories thinks of candidates; nothing where there is none. own : (rows,) the
+def expected(reader: PlainReader | None, histories: Histories, own: Ints, codes: Ints) -> list[Floats]:
+    """(rows,) what a reader of the histories thinks of candidates; nothing where there is none. own : (rows,) the
     history of each; codes : (rows,) the item."""
-    return [] if glance is None else [glance.scores(glance.expects(histories), own, codes)]
+    return [] if reader is None else [reader.scores(reader.expects(histories), own, codes)]
 
 
 def features_of(names: Sequence[str], lists: Ranked, popularity: Floats, seen: Sequence[Floats]) -> Floats:

@@ -16,10 +16,10 @@ from recsys.networks.items import attribute_vectors, centred, item_vectors
 from recsys.networks.pairs import cooccurrence
 from recsys.protocols import Floats, Ints
 from recsys.rerank.features import Ranked
-from recsys.rerank.fused import Fused
+from recsys.rerank.fused import Fused, regimes_of
 from recsys.rerank.fusion import standardise
-from recsys.rerank.glance import Glance
-from recsys.rerank.student import EarSource, coded, features_of, glanced, heard, past_of, read, said
+from recsys.rerank.plain_reader import PlainReader
+from recsys.rerank.student import EarSource, coded, expected, features_of, heard, past_of, read, said
 from recsys.rerank.train import School
 from recsys.tables import Candidates, Profiles, Queries
 
@@ -105,7 +105,10 @@ def _limits(
 
 @dataclass(frozen=True)
 class Material:
-    """All that the student reads of the taught lists. first : (lists,) the teacher's first, as a row of its list."""
+    """All that the student reads of the taught lists.
+
+    first : (lists,) the teacher's first, as a row of its list; plain : (lists,) whether nothing is said in words
+    """
 
     past: Floats
     text: Floats
@@ -114,6 +117,7 @@ class Material:
     scores: Floats
     lists: Ranked
     first: Ints
+    plain: npt.NDArray[np.bool_]
 
     @classmethod
     def of(
@@ -127,7 +131,7 @@ class Material:
         profiles: Profiles,
         school: School,
         ear: EarSource | None,
-        glance: Glance | None,
+        reader: PlainReader | None,
     ) -> "Material":
         """As the judge makes it of queries."""
         lists = taught.lists
@@ -137,8 +141,20 @@ class Material:
         histories = vocab.histories(queries).take(lists.asked)
         past = past_of(histories, like[lists.asked], items)
         best = np.lexsort((-taught.scores, lists.lists))[lists.starts] - lists.starts
-        features = features_of(names, lists, popularity[codes], glanced(glance, histories, lists.lists, codes))
-        return cls(past, text[lists.asked], codes, features, taught.scores, lists, best)
+        features = features_of(names, lists, popularity[codes], expected(reader, histories, lists.lists, codes))
+        plain = regimes_of(queries)[lists.asked] == "plain"
+        return cls(past, text[lists.asked], codes, features, taught.scores, lists, best, plain)
+
+    def line(self, lists: Ints) -> tuple[Floats, float]:
+        """Weights of the features by which some of the lists, those without words, are scored most like their teacher
+        did (least squares), and the share of its scores' variance that they explain."""
+        rows = self.lists.rows(lists[self.plain[lists]])
+        features, scores = self.features[rows].astype(np.float64), self.scores[rows]
+        if not len(rows):
+            return np.eye(1, features.shape[1], dtype=np.float32)[0], 0.0
+        weights = np.linalg.lstsq(features, scores, rcond=None)[0]
+        left = float(((scores - features @ weights) ** 2).sum() / max(float((scores**2).sum()), 1e-12))
+        return weights.astype(np.float32), 1 - left
 
     def batch(self, lists: Ints) -> Mapping[str, Tensor]:
         """Some of the lists."""

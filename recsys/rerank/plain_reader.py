@@ -1,0 +1,122 @@
+"""A reader's blocks (`reader`) in plain numpy: what a student has of a teacher that reads histories by a network.
+
+It expects exactly what the teacher's network expects. Of the last block only the last place is worked out, which is all
+that ranking needs; without torch there is little else to pay for. A distilled block was tried instead, and lost a
+twentieth of the teacher's NDCG, several times what a good reader adds to good candidates (notebooks/LOG.md).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recsys.data.vocab import Histories
+from recsys.protocols import Floats, Ints
+
+if TYPE_CHECKING:
+    from recsys.rerank.reader import Reader
+
+# Histories that are read at once: the shares of attention of one block are `ROWS` * heads * length**2 floats.
+ROWS = 32
+WEIGHTS = ("tokens", "bias", "start", "places", "last.weight", "last.bias", "out.weight")
+# As of `networks.attention.Block`, whose forward pass this is.
+PARTS = ("before_attention", "qkv", "attended", "before_feed", "widen", "narrow")
+_EPSILON = 1e-5  # torch's, in a layer norm
+
+
+@dataclass(frozen=True)
+class PlainReader:
+    """The weights, and how many blocks and heads there are.
+
+    arrays : `WEIGHTS`, of which "tokens" (items, dim) and "bias" (items,) are the table; and of each block the weight
+             and the bias of its parts, as "blocks.0.qkv.weight"
+    """
+
+    arrays: Mapping[str, Floats]
+    blocks: int
+    heads: int
+
+    def __post_init__(self) -> None:
+        of_blocks = [
+            f"blocks.{k}.{part}.{of}" for k in range(self.blocks) for part in PARTS for of in ("weight", "bias")
+        ]
+        if missing := {*WEIGHTS, *of_blocks} - self.arrays.keys():
+            raise ValueError(f"the reader lacks {min(missing)}")
+
+    @classmethod
+    def of(cls, reader: "Reader", tokens: Floats, bias: Floats) -> "PlainReader | None":
+        """None where layers of a language model read the history. tokens, bias : the reader's table."""
+        if reader.base:
+            return None
+        own = {k: v for k, v in reader.state_dict().items() if k in WEIGHTS[2:] or k.startswith("blocks.")}
+        arrays = {name: np.ascontiguousarray(value.float().cpu().numpy()) for name, value in own.items()}
+        return cls({**arrays, "tokens": tokens, "bias": bias}, reader.size.layers, reader.size.heads)
+
+    def expects(self, histories: Histories) -> Floats:
+        """(histories, dim) what each history expects next, to be multiplied with tokens."""
+        found = np.empty((len(histories), self.arrays["tokens"].shape[1]), dtype=np.float32)
+        sizes = np.minimum(np.diff(histories.indptr), len(self.arrays["places"]) - 1)
+        order = np.argsort(sizes, kind="stable")
+        for at in range(0, len(order), ROWS):
+            rows = order[at : at + ROWS]
+            found[rows] = self._read(histories, rows, sizes[rows])
+        return found
+
+    def scores(self, expected: Floats, own: Ints, codes: Ints) -> Floats:
+        """(rows,) logits of candidates. own : (rows,) the history of each; codes : (rows,) the item."""
+        tokens, bias = self.arrays["tokens"][codes], self.arrays["bias"][codes]
+        return np.asarray(np.einsum("rd,rd->r", expected[own], tokens) + bias, dtype=np.float32)
+
+    def _read(self, histories: Histories, rows: Ints, sizes: Ints) -> Floats:
+        """What is expected after the last `sizes` items of some histories."""
+        a, n = self.arrays, len(rows)
+        place = (histories.indptr[rows + 1] - sizes)[:, None] + np.arange(sizes.max(initial=0))
+        inside = np.arange(place.shape[1]) < sizes[:, None]
+        items = histories.items[np.where(inside, place, 0)] if len(histories.items) else np.zeros(place.shape, int)
+        met = a["tokens"][items] * np.float32(a["tokens"].shape[1] ** 0.5)
+        x = np.concatenate([np.broadcast_to(a["start"], (n, *a["start"].shape)), met], axis=1)
+        x = x + a["places"][: x.shape[1]]
+        for block in range(self.blocks):
+            ends = sizes if block == self.blocks - 1 else None
+            x = self._block(x, f"blocks.{block}.", ends)
+        if not self.blocks:
+            x = x[np.arange(n), sizes][:, None]
+        return np.asarray(self._norm(x[:, 0], "last") @ a["out.weight"].T, dtype=np.float32)
+
+    def _block(self, x: Floats, name: str, ends: Ints | None) -> Floats:
+        """(n, time, dim) after a block; with `ends` (n,) only what stands there: (n, 1, dim)."""
+        n, time, dim = x.shape
+        held = self._norm(x, name + "before_attention")
+        asking = held if ends is None else held[np.arange(n), ends][:, None]
+        weight, bias = self.arrays[name + "qkv.weight"], self.arrays[name + "qkv.bias"]
+        queries = self._heads(asking @ weight[:dim].T + bias[:dim])
+        keys, values = (self._heads(part) for part in np.split(held @ weight[dim:].T + bias[dim:], 2, axis=2))
+        logits = queries @ keys.transpose(0, 1, 3, 2) / np.float32((dim // self.heads) ** 0.5)
+        last = np.arange(time) if ends is None else ends[:, None, None, None]
+        seen = np.arange(time) <= (last[:, None] if ends is None else last)
+        logits = np.where(seen, logits, np.float32(-np.inf))
+        shares = np.exp(logits - logits.max(axis=3, keepdims=True))
+        shares /= shares.sum(axis=3, keepdims=True)
+        z = (shares @ values).transpose(0, 2, 1, 3).reshape(n, -1, dim)
+        x = (x if ends is None else x[np.arange(n), ends][:, None]) + self._linear(z, name + "attended")
+        z = self._linear(self._norm(x, name + "before_feed"), name + "widen")
+        return x + self._linear(_gelu(z), name + "narrow")
+
+    def _heads(self, x: Floats) -> Floats:
+        """(n, time, dim) to (n, heads, time, dim / heads)."""
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)
+
+    def _linear(self, x: Floats, part: str) -> Floats:
+        return np.asarray(x @ self.arrays[f"{part}.weight"].T + self.arrays[f"{part}.bias"])
+
+    def _norm(self, x: Floats, part: str) -> Floats:
+        centred = x - x.mean(axis=-1, keepdims=True)
+        scale = 1 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + _EPSILON)
+        return np.asarray(centred * scale * self.arrays[f"{part}.weight"] + self.arrays[f"{part}.bias"])
+
+
+def _gelu(x: Floats) -> Floats:
+    from scipy.special import erf
+
+    return np.asarray(x * (0.5 + 0.5 * erf(x / np.float32(2**0.5))), dtype=np.float32)
