@@ -1,6 +1,7 @@
 """The readout as one HTML file that asks for nothing from outside and runs no script: the decision first."""
 
 import math
+from html import escape
 
 from recsys.experiment.readout import Comparison, Readout, as_percent, short
 
@@ -17,7 +18,6 @@ CORRECTIONS = {
 def page(readout: Readout) -> str:
     """Every value from outside is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("recsys.experiment", ""),
@@ -36,14 +36,12 @@ def page(readout: Readout) -> str:
         units=sum(readout.ratio.counts.values()),
         correction=CORRECTIONS[readout.plan.correction],
         methods={metric.name: metric.method for metric in readout.plan.metrics},
-        forest=Markup(forest(readout)),
+        forest=forest(readout),
     )
 
 
 def forest(readout: Readout) -> str:
-    """Relative effects with their intervals, as SVG; nothing where no metric has one."""
-    from markupsafe import escape
-
+    """Relative effects with their intervals, as SVG, with names escaped; nothing where no metric has one."""
     shown = [c for c in readout.comparisons if math.isfinite(c.effect.relative_ci[0])]
     if not shown:
         return ""

@@ -45,7 +45,8 @@ from recsys.tables import query_histories
 HEADS = 8
 # Share of what is learned of single items that is left out at a training step.
 DROPOUT = 0.3
-# From this share of the teacher's scores on that features explain by themselves, nothing else is to begin with.
+# From this share of the variance of the teacher's scores on that features explain by themselves, there is nothing to
+# learn but what words add: what is learned of histories besides would only be noise.
 EXACT = 0.9
 
 
@@ -154,6 +155,12 @@ class Pupil(nn.Module):
         }
         self.layers = nn.ParameterDict({name: nn.Parameter(start[name]) for name in WEIGHTS})
 
+    def keep_line(self) -> None:
+        """Learn only what request and profile add, through what they match in items; the rest stays as it starts."""
+        for name, value in self.layers.items():
+            value.requires_grad_(name in ("text", "read"))
+        self.bias.requires_grad_(False)
+
     def scores(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(rows,) of the candidates of a batch."""
         codes = batch["codes"]
@@ -200,6 +207,8 @@ def _learn(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         pupil = Pupil(items, material.text.shape[1] // 2, linear, config, alike=exact < EXACT)
+    if exact >= EXACT:
+        pupil.keep_line()
 
     def exercises(epoch: int) -> Exercises:
         return Exercises(material, learned, config.batch, np.random.default_rng((seed, epoch)))

@@ -117,6 +117,15 @@ class PlainReader:
 
 
 def _gelu(x: Floats) -> Floats:
-    from scipy.special import erf
-
-    return np.asarray(x * (0.5 + 0.5 * erf(x / np.float32(2**0.5))), dtype=np.float32)
+    """With the error function to 1.5e-7 by Abramowitz and Stegun's formula 7.1.26; scipy's took a third of the time."""
+    away = np.abs(x) * np.float32(0.5**0.5)
+    t = 1 / (1 + np.float32(0.3275911) * away)
+    found = np.full_like(t, 1.061405429)
+    for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        found *= t
+        found += np.float32(coefficient)
+    found *= t
+    found *= np.exp(-away * away)
+    return np.asarray(
+        x * (np.float32(0.5) + np.copysign(np.float32(0.5) - np.float32(0.5) * found, x)), dtype=np.float32
+    )
