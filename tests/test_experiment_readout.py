@@ -47,6 +47,15 @@ def test_a_guardrail_is_not_worse_broken_or_open(loss: float, margin: float, exp
     assert ("does harm" in found.decision) == (expected == "broken")
 
 
+def test_where_a_value_is_not_told_from_zero_there_is_no_relative_interval() -> None:
+    from recsys.experiment.effects import Estimate, compare
+
+    found = compare(Estimate(100, 0.07, 0.6), Estimate(100, 0.0002, 0.5), 0.95, 10_000)
+    assert math.isfinite(found.relative)
+    assert math.isnan(found.relative_ci[0])
+    assert math.isfinite(found.ci[0])
+
+
 # Power.
 
 

@@ -42,6 +42,8 @@ class Effect:
 
 
 NAN = (math.nan, math.nan)
+# A relative interval that reaches this far on the logarithm's scale says nothing: a value is not told from zero.
+UNTOLD = 20.0
 
 
 def compare(
@@ -101,7 +103,10 @@ def _relative(
         if normal
         else total**2 / sum(p**2 / (e.n - 1) for p, e in zip(parts, (control, treatment), strict=True))
     )
-    apart = math.exp(math.sqrt(total) * _quantile(level, df))
+    reach = math.sqrt(total) * _quantile(level, df)
+    if reach > UNTOLD:
+        return NAN
+    apart = math.exp(reach)
     ratio = treatment.value / control.value
     return ratio / apart - 1, ratio * apart - 1
 
