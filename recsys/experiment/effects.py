@@ -65,11 +65,7 @@ def compare(
         relative = effect / control.value if control.value > 0 else math.nan
         return Effect(effect, math.sqrt(max(variance, 0)), math.nan, NAN, certain, relative, NAN, NAN, certain)
     se = math.sqrt(variance)
-    df = (
-        math.inf
-        if normal
-        else variance**2 / sum(p**2 / (e.n - 1) for p, e in zip(parts, (control, treatment), strict=True))
-    )
+    df = math.inf if normal else _degrees(parts, control, treatment)
     level, alpha = (1 + confidence) / 2, 1 - confidence
     half = se * _quantile(level, df)
     p = 2 * (stats.norm.sf(abs(effect) / se) if math.isinf(df) else stats.t.sf(abs(effect) / se, df))
@@ -98,17 +94,18 @@ def _relative(
 ) -> tuple[float, float]:
     parts = [v / e.value**2 / e.n for v, e in zip(own, (control, treatment), strict=True)]
     total = sum(parts)
-    df = (
-        math.inf
-        if normal
-        else total**2 / sum(p**2 / (e.n - 1) for p, e in zip(parts, (control, treatment), strict=True))
-    )
+    df = math.inf if normal else _degrees(parts, control, treatment)
     reach = math.sqrt(total) * _quantile(level, df)
     if reach > UNTOLD:
         return NAN
     apart = math.exp(reach)
     ratio = treatment.value / control.value
     return ratio / apart - 1, ratio * apart - 1
+
+
+def _degrees(parts: list[float], control: Estimate, treatment: Estimate) -> float:
+    """Of freedom, by Welch and Satterthwaite, of the sum of two variances of means."""
+    return sum(parts) ** 2 / sum(p**2 / (e.n - 1) for p, e in zip(parts, (control, treatment), strict=True))
 
 
 def _quantile(level: float, df: float) -> float:

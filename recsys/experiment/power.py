@@ -81,7 +81,8 @@ def needed(
     """
     control, treatment = plan.shares[plan.control], min(plan.shares[name] for name in plan.treatments)
     found = []
-    for metric, moments in _history(plan, history):
+    for metric, values in _history(plan, history):
+        moments = Moments.of(values)
         value, spread = metric.linear(moments, 1)
         variance, left = float(spread[0, 0]), metric.estimates(moments, moments)[0].variance
         n = sample_size(
@@ -111,7 +112,7 @@ def a_a(plan: Experiment, history: pl.LazyFrame, runs: int = 1000, seed: int = 0
     alpha = 1 - plan.confidence
     low, high = (float(stats.binom.ppf(q, runs, alpha)) / runs for q in (0.005, 0.995))
     found = []
-    for metric, values in _history_values(plan, history):
+    for metric, values in _history(plan, history):
         rng = np.random.default_rng(seed)
         p = np.empty(runs)
         for run in tqdm(range(runs), desc=metric.name, leave=False, disable=None):
@@ -130,13 +131,7 @@ def a_a(plan: Experiment, history: pl.LazyFrame, runs: int = 1000, seed: int = 0
     return pl.DataFrame(found)
 
 
-def _history(plan: Experiment, history: pl.LazyFrame) -> Iterator[tuple[Linear, Moments]]:
-    """The moments of each metric over all units."""
-    for metric, values in _history_values(plan, history):
-        yield metric, Moments.of(values)
-
-
-def _history_values(plan: Experiment, history: pl.LazyFrame) -> Iterator[tuple[Linear, Floats]]:
+def _history(plan: Experiment, history: pl.LazyFrame) -> Iterator[tuple[Linear, Floats]]:
     """(units, totals) of each metric."""
     rows = rows_of(history.with_columns(pl.lit(plan.control).alias(plan.variant)), plan)
     rows, found = survey(rows, plan, variants=[plan.control])
