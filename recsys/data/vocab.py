@@ -22,6 +22,19 @@ def place_in_group(sorted_groups: npt.NDArray[np.integer]) -> npt.NDArray[np.int
     return np.arange(len(sorted_groups)) - np.repeat(starts, sizes)
 
 
+def history_lengths(queries: Queries) -> npt.NDArray[np.int64]:
+    """(queries,) events of each history."""
+    histories = queries.frame["history"]
+    if len(histories) == 1:  # as the endpoint asks: a query of polars would cost more than the answer
+        return np.array([len(histories[0])], dtype=np.int64)
+    return histories.list.len().to_numpy().astype(np.int64)
+
+
+def _flat(lists: pl.Series) -> pl.Series:
+    """The elements of all lists, one after the other."""
+    return lists[0] if len(lists) == 1 else lists.list.explode(empty_as_null=False)
+
+
 @dataclass(frozen=True)
 class Histories:
     """The histories of a batch of queries as codes, in CSR form: query q owns items[indptr[q]:indptr[q + 1]].
@@ -97,10 +110,15 @@ class Vocab:
         """The codes of `ids`; -1 for unknown ones and nulls."""
         if ids.dtype != self.ids.dtype or not len(ids):
             return np.full(len(ids), -1, dtype=np.int32)
-        place = self.ids.search_sorted(ids)
-        codes = np.minimum(place.to_numpy().astype(np.int64), max(len(self.ids) - 1, 0))
         if not len(self.ids):
             return np.full(len(ids), -1, dtype=np.int32)
+        last = len(self.ids) - 1
+        if ids.dtype == pl.Int64 and not ids.null_count():
+            # Without the set-up of a query, which costs more than looking up a request's candidates.
+            known, wanted = self.ids.to_numpy(), ids.to_numpy()
+            codes = np.minimum(np.searchsorted(known, wanted), last)
+            return np.where(known[codes] == wanted, codes, -1).astype(np.int32)
+        codes = np.minimum(self.ids.search_sorted(ids).to_numpy().astype(np.int64), last)
         same = (self.ids.gather(codes) == ids).fill_null(False).to_numpy()
         return np.where(same, codes, -1).astype(np.int32)
 
@@ -111,15 +129,15 @@ class Vocab:
     def histories(self, queries: Queries) -> Histories:
         """Encode every history, leaving out items that the vocabulary does not hold."""
         frame = queries.frame
-        lengths = frame["history"].list.len().to_numpy().astype(np.int64)
+        lengths = history_lengths(queries)
         rows = np.repeat(np.arange(len(frame)), lengths)
-        codes = self.encode(frame["history"].list.explode(empty_as_null=False))
+        codes = self.encode(_flat(frame["history"]))
         known = codes >= 0
         counts = np.bincount(rows[known], minlength=len(frame))
         return Histories(
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             codes[known],
-            frame["weights"].list.explode(empty_as_null=False).to_numpy()[known].astype(np.float32),
-            frame["times"].list.explode(empty_as_null=False).to_numpy()[known],
+            _flat(frame["weights"]).to_numpy()[known].astype(np.float32),
+            _flat(frame["times"]).to_numpy()[known],
             frame["segment"] if "segment" in frame.columns else None,
         )

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.data.files import atomic_folder
 from recsys.data.split import Questions
+from recsys.data.vocab import history_lengths
 from recsys.errors import BundleError
 from recsys.rerank.fallback import BLOCK
 from recsys.rerank.features import Feature, Ranked, compute, popularity, present
@@ -236,14 +237,9 @@ class Fused:
 
 def regimes_of(queries: Queries) -> npt.NDArray[np.str_]:
     """The regime of each query: it asks for something in words, or there is no history and only a profile can tell."""
-    regime = (
-        pl.when(pl.col("request").str.strip_chars() != "")
-        .then(pl.lit("request"))
-        .when(pl.col("history").list.len() == 0)
-        .then(pl.lit("told"))
-        .otherwise(pl.lit("plain"))
-    )
-    return np.array(queries.frame.select(regime).to_series().to_list(), dtype=np.str_)
+    asks = np.array([bool(request.strip()) for request in queries.frame["request"]], dtype=bool)
+    without = history_lengths(queries) == 0
+    return np.select([asks, without], ["request", "told"], "plain")
 
 
 def _told(opinions: Iterable[Array]) -> Array:

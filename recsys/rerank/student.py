@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from recsys.data.vocab import Histories, Vocab
+from recsys.data.vocab import Histories, Vocab, history_lengths
 from recsys.errors import BundleError
 from recsys.protocols import Floats, Ints
 from recsys.rerank.choosing import PairwiseConfig, SetwiseConfig
@@ -233,7 +233,7 @@ def heard(ear: EarSource | None, queries: Queries, encoder: EncoderSource, encod
     none; nothing where there is no ear. Errors: `ModelError` where the text encoder is not to be had."""
     like = np.full(len(queries), -1, dtype=np.int64)
     rows, asked = np.zeros(0, dtype=np.int64), Asked(np.zeros(0, dtype=np.int64), {})
-    if ear is not None and (queries.frame["request"].str.strip_chars() != "").any():
+    if ear is not None and any(request.strip() for request in queries.frame["request"]):
         rows, asked = listen(ear(), queries, encoder, encoder_id)
         like[rows] = asked.like
     return rows, asked, like
@@ -260,11 +260,11 @@ def past_of(histories: Histories, like: Ints, items: Floats) -> Floats:
 
 def said(queries: Queries, profiles: Profiles) -> tuple[list[str], list[str]]:
     """The request of each query, and the profile where there is no history; empty texts for none."""
-    requests = queries.frame["request"].str.strip_chars().to_list()
-    empty = queries.frame["history"].list.len() == 0
+    requests = [request.strip() for request in queries.frame["request"]]
+    empty = history_lengths(queries) == 0
     if not empty.any():
         return requests, [""] * len(requests)
-    return requests, profiles_read(queries, profiles, empty).to_list()
+    return requests, profiles_read(queries, profiles, pl.Series(empty)).to_list()
 
 
 def read(texts: tuple[list[str], list[str]], encoder: EncoderSource, width: int) -> Floats:
