@@ -217,7 +217,8 @@ def test_sample_size_is_tea_tastings(units: pl.DataFrame) -> None:
 
 def test_any_cut_of_the_units_gives_the_same(rows: pl.DataFrame, readout: Readout, tmp_path: Path) -> None:
     """Parts in files, rows in another order, one file or many: sufficient statistics add up."""
-    from recsys.experiment.units import moments_of, rows_of, survey, units_of
+    from recsys.experiment.rows import rows_of, survey
+    from recsys.experiment.units import moments_of, units_of
 
     shuffled = rows.sample(fraction=1.0, shuffle=True, seed=3)
     shuffled[: len(rows) // 3].write_parquet(tmp_path / "a.parquet")
@@ -231,5 +232,5 @@ def test_any_cut_of_the_units_gives_the_same(rows: pl.DataFrame, readout: Readou
     with units_of(some, plan(), found, cells=5000) as parts:
         assert len(parts.parts) > 3
         moments, _, _ = moments_of(parts, plan().metrics[1], ["A", "B"])
-        pair = plan().metrics[1].estimates(moments["A"], moments["B"])
+        pair = plan().metrics[1].estimates(moments[("A",)], moments[("B",)])
     assert pair[1].value - pair[0].value == pytest.approx(by_name(readout)["cuped"].effect.effect, rel=1e-9)

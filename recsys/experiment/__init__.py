@@ -9,8 +9,24 @@ print(readout.frame)
 """
 
 from recsys.experiment.analysis import analyze
-from recsys.experiment.design import Experiment
-from recsys.experiment.metrics import Mean, Metric, Proportion, Quantile, Ratio
+from recsys.experiment.design import Experiment, Metric
+from recsys.experiment.metrics import Mean, Proportion, Ratio, Retention
+from recsys.experiment.pooled import Coverage, Quantile
 from recsys.experiment.readout import Readout
+from recsys.experiment.slates import ClickGain, ClickRate, Diversity
 
-__all__ = ["Experiment", "Mean", "Metric", "Proportion", "Quantile", "Ratio", "Readout", "analyze"]
+__all__ = [
+    "ClickGain",
+    "ClickRate",
+    "Coverage",
+    "Diversity",
+    "Experiment",
+    "Mean",
+    "Metric",
+    "Proportion",
+    "Quantile",
+    "Ratio",
+    "Readout",
+    "Retention",
+    "analyze",
+]

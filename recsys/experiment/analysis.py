@@ -2,17 +2,38 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import polars as pl
 
-from recsys.experiment import validity
-from recsys.experiment.design import Experiment
-from recsys.experiment.effects import Effect, Estimate, compare
-from recsys.experiment.metrics import Metric, Proportion, Quantile
-from recsys.experiment.moments import Moments
+from recsys.experiment import overtime, segments, validity
+from recsys.experiment.bayes import posterior
+from recsys.experiment.bootstrap import resampled
+from recsys.experiment.design import Experiment, Metric
+from recsys.experiment.effects import Effect, Estimate
+from recsys.experiment.metrics import Linear
+from recsys.experiment.moments import Moments, stratified
 from recsys.experiment.multiple import adjust
+from recsys.experiment.pooled import Pooled
 from recsys.experiment.readout import Comparison, Readout, SampleRatio
-from recsys.experiment.units import moments_of, quantiles_of, rows_of, survey, units_of
+from recsys.experiment.rows import rows_of, survey
+from recsys.experiment.sequential import boundary_at
+from recsys.experiment.units import VARIANT, Units, moments_of, units_of
+
+# A resampled standard error that differs from the formula's by more is worth a word.
+APART = 0.15
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A metric in all variants (`estimates`), and in each treatment the pair to be compared, with what covariates and
+    strata took off the variance."""
+
+    metric: Metric
+    estimates: Mapping[str, Estimate]
+    pairs: Mapping[str, tuple[Estimate, Estimate, float]]
+    moments: Mapping[str, Moments]
+    warnings: tuple[str, ...]
 
 
 def analyze(plan: Experiment, data: pl.LazyFrame) -> Readout:
@@ -22,60 +43,148 @@ def analyze(plan: Experiment, data: pl.LazyFrame) -> Readout:
     """
     rows, found = survey(rows_of(data, plan), plan)
     with units_of(rows, plan, found) as units:
-        counts = units.counts()
+        counts = {str(name): int(n) for name, n in units.counts().select(VARIANT, "units").iter_rows()}
+        counts = {name: counts.get(name, 0) for name in plan.shares}
         p = validity.ratio_p(counts, plan.shares)
         refused = list(validity.refusals(plan, found, counts, len(units.mixed), p))
         warned = list(validity.warnings(plan, found, len(units.mixed)))
-        moments: dict[str, Mapping[str, Moments]] = {}
-        compared: list[tuple[Metric, str, tuple[Estimate, Estimate, float], Effect, Mapping[str, Estimate]]] = []
+        warned += validity.odd_segments(units, plan)
+        measured = []
         for metric in plan.metrics:
-            estimates: Mapping[str, Estimate]
-            if isinstance(metric, Quantile):
-                estimates = quantiles_of(rows, plan, metric, units.mixed)
+            if isinstance(metric, Pooled):
+                measured.append(_pooled(metric, rows, plan, units.mixed))
             else:
-                moments[metric.name], left_out, filled = moments_of(units, metric, list(plan.shares))
-                warned += _gaps(metric, left_out, filled)
-                estimates = {
-                    name: Estimate(m.n, *(float(x.flat[0]) for x in metric.linear(m, 1)))
-                    for name, m in moments[metric.name].items()
-                }
-            for name in plan.treatments:
-                if isinstance(metric, Quantile):
-                    pair = (estimates[plan.control], estimates[name], 0.0)
-                else:
-                    pair = metric.estimates(moments[metric.name][plan.control], moments[metric.name][name])
-                compared.append((metric, name, pair, effect_of(metric, pair, plan), estimates))
-        warned += validity.imbalances(plan, moments)
+                measured.append(_linear(metric, units, plan))
+        warned += [warning for own in measured for warning in own.warnings]
+        warned += validity.imbalances(plan, {own.metric.name: own.moments for own in measured})
         warned += validity.concentrations(plan, units)
         warned += validity.latecomers(plan, found, units)
-    corrected = adjust([effect.p for _, _, _, effect, _ in compared], plan.correction)
+        resamples = _resamples(units, plan)
+        parts, spreads = segments.parts_of(units, plan)
+    served = validity.served(rows, plan)
+    warned += validity.fallbacks(served)
+    looks = overtime.cumulative(rows, plan, found)
+    changes = overtime.changes(rows, plan, found, units.mixed)
+    warned += overtime.wearing(changes, plan.confidence)
+    compared = [(own, name, _effect(own, name, plan)) for own in measured for name in plan.treatments]
+    corrected = adjust([effect.p for _, _, effect in compared], plan.correction)
     comparisons = []
-    for (metric, name, pair, effect, estimates), p_adjusted in zip(compared, corrected, strict=True):
+    boundary = _boundary(plan, sum(counts.values()))
+    for (own, name, effect), p_adjusted in zip(compared, corrected, strict=True):
+        metric, (control, treatment, less) = own.metric, own.pairs[name]
         if math.isnan(effect.se) or effect.se == 0:
             warned.append(
                 f"'{metric.name}' has no variance that could be told in {name} and {plan.control}: no interval."
             )
-        decision = "not concluded" if refused else decide(metric, effect, float(p_adjusted), plan.confidence)
-        comparisons.append(Comparison(metric, name, estimates, effect, float(p_adjusted), pair[2], decision))
-    ratio = SampleRatio(p, validity.sequential_ratio_p(counts, plan.shares), counts, p >= validity.BROKEN)
-    return Readout(plan, ratio, tuple(comparisons), tuple(refused), tuple(warned), found)
+        at = boundary if metric.role == "primary" and metric.margin is None else None
+        decision = "not concluded" if refused else decide(metric, effect, float(p_adjusted), plan.confidence, at)
+        again = resamples.get((metric.name, name))
+        if again is not None and effect.se > 0 and abs(again / effect.se - 1) > APART:
+            warned.append(
+                f"Resampling units gives '{metric.name}' in {name} a standard error of {again:.4g}, the formula "
+                f"{effect.se:.4g}: too few units for its tails; winsorize, or wait."
+            )
+        comparisons.append(
+            Comparison(
+                metric=metric,
+                variant=name,
+                estimates=own.estimates,
+                effect=effect,
+                p_adjusted=float(p_adjusted),
+                variance_reduction=less,
+                decision=decision,
+                posterior=posterior(metric, control, treatment, effect, plan.confidence),
+                boundary=at,
+                bootstrap_se=again,
+                stratified=plan.strata is not None and isinstance(metric, Linear),
+            )
+        )
+    return Readout(
+        plan=plan,
+        ratio=SampleRatio(p, validity.sequential_ratio_p(counts, plan.shares), counts, p >= validity.BROKEN),
+        comparisons=tuple(comparisons),
+        refusals=tuple(refused),
+        warnings=tuple(warned),
+        survey=found,
+        parts=parts,
+        spreads=spreads,
+        looks=looks,
+        changes=changes,
+        served=served,
+    )
 
 
-def effect_of(metric: Metric, pair: tuple[Estimate, Estimate, float], plan: Experiment) -> Effect:
-    """Of two estimates, by the metric's test."""
-    control, treatment, _ = pair
-    if isinstance(metric, Proportion) and metric.test == "pooled":
-        n = control.n + treatment.n
-        share = (control.n * control.value + treatment.n * treatment.value) / n
-        return compare(control, treatment, plan.confidence, plan.planned, normal=True, pooled=share * (1 - share))
-    return compare(control, treatment, plan.confidence, plan.planned)
+def _effect(own: _Measured, name: str, plan: Experiment) -> Effect:
+    control, treatment, _ = own.pairs[name]
+    return own.metric.effect(control, treatment, plan.confidence, plan.planned)
 
 
-def decide(metric: Metric, effect: Effect, p_adjusted: float, confidence: float) -> str:
+def _pooled(metric: Pooled, rows: pl.LazyFrame, plan: Experiment, mixed: pl.Series) -> _Measured:
+    """Over rows of units that were in one variant only."""
+    if len(mixed):
+        rows = rows.filter(~pl.col(plan.unit).is_in(mixed.implode()))
+    estimates = {name: metric.estimate(rows.filter(pl.col(plan.variant) == name), plan.unit) for name in plan.shares}
+    pairs = {name: (estimates[plan.control], estimates[name], 0.0) for name in plan.treatments}
+    return _Measured(metric, estimates, pairs, {}, ())  # type: ignore[arg-type]  # of the union, all pooled ones
+
+
+def _linear(metric: Linear, units: Units, plan: Experiment) -> _Measured:
+    found, left_out, filled = moments_of(units, metric, list(plan.shares))
+    plain = {name: found[(name,)] for name in plan.shares}
+    warned = list(_gaps(metric, left_out, filled))
+    used: Mapping[str, Moments] = plain
+    if plan.strata is not None:
+        strata, small = segments.strata_of(units, metric, plan)
+        used = stratified(strata) if strata else plain
+        if small:
+            warned.append(
+                f"'{metric.name}': strata of '{plan.strata}' that are too small in some variant were put together: "
+                f"{', '.join(small[:10])}."
+            )
+    estimates = {name: Estimate(m.n, *(float(x.flat[0]) for x in metric.linear(m, 1))) for name, m in plain.items()}
+    pairs = {}
+    for name in plan.treatments:
+        control, treatment, less = metric.estimates(used[plan.control], used[name])
+        if plan.strata is not None:
+            wide, narrow = (
+                sum(e.variance / e.n for e in pair)
+                for pair in ((estimates[plan.control], estimates[name]), (control, treatment))
+            )
+            less = 1 - narrow / wide if wide > 0 else 0.0
+        pairs[name] = (control, treatment, less)
+    return _Measured(metric, estimates, pairs, plain, tuple(warned))  # type: ignore[arg-type]  # of the union, all linear
+
+
+def _resamples(units: Units, plan: Experiment) -> dict[tuple[str, str], float]:
+    """Standard errors by resampling, of each linear metric and treatment; with strata there are none: they would have
+    to be drawn within them."""
+    if not plan.bootstrap or plan.strata is not None:
+        return {}
+    names = [plan.control, *plan.treatments]
+    return {
+        (metric.name, name): float(effects.std(ddof=1))
+        for metric in plan.linear
+        for name, effects in resampled(units, metric, names, plan.bootstrap).items()
+    }
+
+
+def _boundary(plan: Experiment, units: int) -> float | None:
+    """|z| that a primary metric must cross at this look; infinite before the first; None where the plan has no looks.
+
+    The error is shared out among primary comparisons (Bonferroni)."""
+    if not plan.looks:
+        return None
+    primary = [metric for metric in plan.metrics if metric.role == "primary" and metric.margin is None]
+    alpha = (1 - plan.confidence) / max(1, len(primary) * len(plan.treatments))
+    return boundary_at(min(1.0, units / plan.planned), plan.looks, alpha, plan.spending)
+
+
+def decide(metric: Metric, effect: Effect, p_adjusted: float, confidence: float, boundary: float | None = None) -> str:
     """What may be said of one comparison.
 
     With a margin: "not worse" where the interval stays on the good side of the loss allowed, "broken" where it lies
-    beyond, "open" in between. Without one: "better", "worse", or "no difference shown", by the adjusted p-value.
+    beyond, "open" in between. Without one: "better", "worse", or "no difference shown", by the adjusted p-value, or
+    where there is a boundary by whether |z| crosses it.
     """
     sign = 1 if metric.direction == "up" else -1
     if math.isnan(effect.p) or math.isnan(effect.ci[0]):
@@ -85,13 +194,16 @@ def decide(metric: Metric, effect: Effect, p_adjusted: float, confidence: float)
         if low > -metric.margin:
             return "not worse"
         return "broken" if high < -metric.margin else "open"
-    if p_adjusted >= 1 - confidence:
+    shown = p_adjusted < 1 - confidence if boundary is None else abs(effect.effect) > boundary * effect.se
+    if not shown:
         return "no difference shown"
     return "better" if sign * effect.effect > 0 else "worse"
 
 
-def _gaps(metric: Metric, left_out: int, filled: int) -> Iterator[str]:
-    if left_out:
+def _gaps(metric: Linear, left_out: int, filled: int) -> Iterator[str]:
+    if left_out and metric.span:
+        yield f"{left_out} units were not seen for {metric.span} days; '{metric.name}' leaves them out."
+    elif left_out:
         yield f"{left_out} units have no value of '{metric.name}'; they are left out of it."
     if filled:
         yield f"{filled} units lack a covariate of '{metric.name}'; they got the mean of the others."

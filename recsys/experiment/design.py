@@ -5,14 +5,22 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recsys.errors import SpecError
 from recsys.experiment.assign import takes_part, variants_of
-from recsys.experiment.metrics import Metric
+from recsys.experiment.metrics import Linear, Mean, Proportion, Ratio, Retention
 from recsys.experiment.multiple import Correction
+from recsys.experiment.pooled import Coverage, Quantile
+from recsys.experiment.sequential import Spending
+from recsys.experiment.slates import ClickGain, ClickRate, Diversity
+
+Metric = Annotated[
+    Mean | Proportion | Ratio | Quantile | Retention | ClickRate | ClickGain | Diversity | Coverage,
+    Field(discriminator="kind"),
+]
 
 
 class Experiment(BaseModel):
@@ -25,7 +33,13 @@ class Experiment(BaseModel):
                     overlap share no unit
     time, start, end : the column of an exposure's time, and the days (both whole) on which rows count; others are left
                     out, and counted
+    exposed       : the column of the moment when a row's unit was exposed; rows from before it are left out, and
+                    counted. Without it a unit is exposed by its first row
     min_days      : before so many days no decision is given
+    segments      : columns by whose values effects are told apart, too, with one correction for all of them
+    strata        : the column by whose values units are post-stratified: variants are compared as if all had units of
+                    each value in the same shares
+    served_by     : the column that says which stage answered, to see how much of a variant it really was
     confidence    : of every interval; correction : of p-values, for all comparisons together
     planned       : units at which sequential intervals are tightest; any number holds, but it must not depend on what
                     has come in
@@ -44,10 +58,17 @@ class Experiment(BaseModel):
     time: str | None = None
     start: date | None = None
     end: date | None = None
+    exposed: str | None = None
     min_days: int = Field(default=0, ge=0)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     correction: Correction = "holm"
     planned: int = Field(default=10_000, ge=1)
+    looks: tuple[float, ...] = ()
+    spending: Spending = "obrien-fleming"
+    segments: tuple[str, ...] = ()
+    strata: str | None = None
+    served_by: str | None = None
+    bootstrap: int = Field(default=0, ge=0, le=100_000)
     metrics: tuple[Metric, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -66,8 +87,17 @@ class Experiment(BaseModel):
         names = [metric.name for metric in self.metrics]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"metric: '{twice[0]}' is there twice")
-        if (self.start or self.end or self.min_days) and not self.time:
-            raise ValueError("time: name the column of an exposure's time, since start, end or min_days is given")
+        dated = ("start", "end", "min_days", "exposed")
+        if not self.time and (given := [name for name in dated if getattr(self, name)]):
+            raise ValueError(f"time: name the column of an exposure's time, since {given[0]} is given")
+        if not self.time and (back := [metric.name for metric in self.metrics if isinstance(metric, Retention)]):
+            raise ValueError(f"time: name the column of an exposure's time, for retention '{back[0]}'")
+        if self.looks and "planned" not in self.model_fields_set:
+            raise ValueError("planned: say how many units the looks are shares of")
+        if self.looks and self.looks[-1] != 1:
+            raise ValueError(f"looks: the last must be 1, not {self.looks[-1]:g}")
+        if any(b <= a for a, b in zip((0.0, *self.looks), self.looks, strict=False)):
+            raise ValueError(f"looks: must rise from above 0 to 1, not {list(self.looks)}")
         if self.start and self.end and self.end < self.start:
             raise ValueError(f"end: {self.end} is before start: {self.start}")
         return self
@@ -78,10 +108,20 @@ class Experiment(BaseModel):
         return tuple(name for name in self.shares if name != self.control)
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """Of the data, that are read."""
-        own = [self.unit, self.variant, *([self.time] if self.time else [])]
-        return tuple(dict.fromkeys([*own, *(column for metric in self.metrics for column in metric.columns)]))
+    def unit_labels(self) -> tuple[str, ...]:
+        """Columns that say of which kind a unit is, each once."""
+        return tuple(dict.fromkeys([*self.segments, *([self.strata] if self.strata else [])]))
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """The plan's own columns of anything but numbers, by what they are."""
+        served = (self.served_by,) if self.served_by else ()
+        return {"segments": self.segments, "strata": (self.strata,) if self.strata else (), "served_by": served}
+
+    @property
+    def linear(self) -> tuple[Linear, ...]:
+        """The metrics that follow from totals of units."""
+        return tuple(metric for metric in self.metrics if isinstance(metric, Linear))
 
     def assign(self, units: Sequence[object]) -> list[str | None]:
         """The variant of each unit, by its hash; None for who does not take part."""

@@ -4,33 +4,53 @@ The unit of the analysis is the unit that was assigned (a user), whatever the ro
 are totalled first, so that impressions of one user never count as independent.
 """
 
-from typing import Annotated, Literal, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Literal, Self
 
 import numpy as np
+import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy import stats
 
-from recsys.experiment.effects import Estimate, adjusted, ratios
+from recsys.experiment.effects import Effect, Estimate, adjusted, compare, ratios
 from recsys.experiment.moments import Floats, Moments
 
 Role = Literal["primary", "secondary", "guardrail"]
+# Columns of the rows, where the plan names a time: the day of a row, and of its unit's exposure, as the row has it.
+DAY, EXPOSED = "|day", "|exposed"
 
 
-class Total(NamedTuple):
-    """What is made of a column's values in a unit's rows: their sum, whether any is 1 ("any"), or their mean."""
+@dataclass(frozen=True)
+class Total:
+    """What is made of the rows of a unit; totals of one name are one.
 
-    how: Literal["sum", "any", "mean"]
-    column: str
+    columns : numbers that are read; labels : columns of anything else
+    expr    : over a unit's rows; where there are `slates`, over its slates
+    gapless : the same where no value is missing, and cheaper
+    slates  : the column that tells a unit's slates apart; by_slate: what is made of the rows of each
+    """
 
-    def __str__(self) -> str:
-        return f"{self.how}({self.column})"
+    name: str
+    columns: tuple[str, ...]
+    expr: pl.Expr
+    gapless: pl.Expr | None = None
+    labels: tuple[str, ...] = ()
+    slates: str | None = None
+    by_slate: tuple[pl.Expr, ...] = ()
 
 
-class _Metric(BaseModel):
+def total(column: str) -> Total:
+    """The sum. That of nothing but gaps is not known, and not zero."""
+    own = pl.col(column)
+    return Total(f"sum({column})", (column,), pl.when(own.count() > 0).then(own.sum()), own.sum())
+
+
+class BaseMetric(BaseModel):
     """What all metrics have.
 
     direction : where better lies
     margin    : the loss, on the metric's own scale, that is not to be reached: it is tested for non-inferiority
+    prior     : standard deviation of effects that are to be expected, on the metric's own scale, around zero: pulls the
+                Bayesian readout towards none; without it that one knows nothing beforehand
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,19 +59,29 @@ class _Metric(BaseModel):
     role: Role = "primary"
     direction: Literal["up", "down"] = "up"
     margin: float | None = Field(default=None, ge=0)
+    prior: float | None = Field(default=None, gt=0)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the data, that it reads."""
+        """Of numbers, that it reads."""
         raise NotImplementedError
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Columns of anything else, that it reads."""
+        return ()
 
     @property
     def method(self) -> str:
         """In words, as the readout has it."""
         raise NotImplementedError
 
+    def effect(self, control: Estimate, treatment: Estimate, confidence: float, planned: int) -> Effect:
+        """Treatment minus control, by the metric's test. planned : see `effects.compare`."""
+        return compare(control, treatment, confidence, planned)
 
-class _Linear(_Metric):
+
+class Linear(BaseMetric):
     """A metric whose estimates follow from the moments of its units' totals.
 
     covariate : one or more columns that were known before (CUPED); a prediction from such columns makes it CUPAC. They
@@ -66,7 +96,7 @@ class _Linear(_Metric):
     def covariates(self) -> tuple[Total, ...]:
         """What explains variance away."""
         given = [self.covariate] if isinstance(self.covariate, str) else self.covariate or []
-        return tuple(Total("mean", column) for column in given)
+        return tuple(Total(f"mean({column})", (column,), pl.col(column).mean()) for column in given)
 
     @property
     def values(self) -> tuple[Total, ...]:
@@ -80,7 +110,16 @@ class _Linear(_Metric):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(total.column for total in self.totals)
+        return tuple(dict.fromkeys(column for own in self.totals for column in own.columns))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(label for own in self.totals for label in own.labels))
+
+    @property
+    def span(self) -> int:
+        """Days after its first exposure that a unit must have been seen for; 0 where any unit counts."""
+        return 0
 
     @property
     def method(self) -> str:
@@ -110,7 +149,7 @@ class _Linear(_Metric):
         return moments.mean[:k], moments.covariance[:k, :k]
 
 
-class Mean(_Linear):
+class Mean(Linear):
     """The mean over units of the total of a column, such as clicks per user."""
 
     kind: Literal["mean"] = "mean"
@@ -118,10 +157,10 @@ class Mean(_Linear):
 
     @property
     def values(self) -> tuple[Total, ...]:
-        return (Total("sum", self.column),)
+        return (total(self.column),)
 
 
-class Proportion(_Linear):
+class Proportion(Linear):
     """The share of units for which a column of 0 and 1 (or false and true) is 1 in any row.
 
     test : "welch": as a mean of zeros and ones; "pooled": the z-test with one variance for both, without a correction
@@ -139,25 +178,29 @@ class Proportion(_Linear):
             raise ValueError("test = 'pooled' takes no covariate")
         return self
 
+    def effect(self, control: Estimate, treatment: Estimate, confidence: float, planned: int) -> Effect:
+        """Treatment minus control."""
+        if self.test == "welch":
+            return super().effect(control, treatment, confidence, planned)
+        share = (control.n * control.value + treatment.n * treatment.value) / (control.n + treatment.n)
+        return compare(control, treatment, confidence, planned, normal=True, pooled=share * (1 - share))
+
     @property
     def values(self) -> tuple[Total, ...]:
-        return (Total("any", self.column),)
+        return (Total(f"any({self.column})", (self.column,), pl.col(self.column).max()),)
 
     @property
     def _test(self) -> str:
         return "z, pooled" if self.test == "pooled" else "Welch"
 
 
-class Ratio(_Linear):
-    """The total of one column over the total of another, such as clicks per impression, with the unit as the cluster.
+class OfTotals(Linear):
+    """A total over a total: with the unit as the cluster, whatever is divided.
 
     covariate_denominator : where the covariate is a ratio, too: its denominator, of which units' totals are the sums;
                             the one covariate is then its numerator
     """
 
-    kind: Literal["ratio"] = "ratio"
-    numerator: str
-    denominator: str
     covariate_denominator: str | None = None
 
     @model_validator(mode="after")
@@ -167,13 +210,10 @@ class Ratio(_Linear):
         return self
 
     @property
-    def values(self) -> tuple[Total, ...]:
-        return Total("sum", self.numerator), Total("sum", self.denominator)
-
-    @property
     def totals(self) -> tuple[Total, ...]:
-        own = super().totals
-        return (*own, Total("mean", self.covariate_denominator)) if self.covariate_denominator else own
+        below = self.covariate_denominator
+        more = (Total(f"mean({below})", (below,), pl.col(below).mean()),) if below else ()
+        return (*super().totals, *more)
 
     @property
     def _test(self) -> str:
@@ -190,51 +230,47 @@ class Ratio(_Linear):
         return np.append(value, moments.mean[2 : k + 1]), gradient @ moments.covariance @ gradient.T
 
 
-class Quantile(_Metric):
-    """A quantile over rows, such as the median seconds of an answer, with the unit as the cluster."""
+class Ratio(OfTotals):
+    """The total of one column over the total of another, such as clicks per impression."""
 
-    kind: Literal["quantile"] = "quantile"
-    column: str
-    q: float = Field(default=0.5, gt=0, lt=1)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.column,)
+    kind: Literal["ratio"] = "ratio"
+    numerator: str
+    denominator: str
 
     @property
-    def method(self) -> str:
-        return f"{self.q:g} quantile over rows, units as clusters"
+    def values(self) -> tuple[Total, ...]:
+        return total(self.numerator), total(self.denominator)
 
 
-Metric = Annotated[Mean | Proportion | Ratio | Quantile, Field(discriminator="kind")]
+class Retention(Linear):
+    """The share of units that came back: with a row, some days after the first exposure.
 
-# A quantile's variance is brought to the column's scale by the quantiles that a normal interval of this level is apart.
-LEVEL = 0.975
-
-
-def quantile_estimate(q: float, values: Floats, below: Moments) -> Estimate:
-    """A quantile over rows in one variant.
-
-    The variance is that of the share of rows at or below it, with units as clusters (delta method), brought to the
-    column's scale by the quantiles that lie that far apart (Deng, Knoblich and Lu, KDD 2018; as gbstats does). NaN
-    where the rows are too few to have those.
-    values : (rows,) ascending; below : over units, of how many rows lie at or below the quantile, and of how many
+    The plan names the time. Units that were not yet seen for so long are left out.
+    days   : from the first to the last day that count, both whole; 0 is the day of the first exposure
+    column : where given, only rows in which it is above zero are a return
     """
-    n = len(values)
-    z = float(stats.norm.ppf(LEVEL))
-    apart = z * np.sqrt(q * (1 - q) / n)
-    if n < 2 or below.n < 2 or not apart < min(q, 1 - q):
-        return Estimate(below.n, float(_at(values, q)) if n else np.nan, np.nan)
-    low, high = _at(values, q - apart), _at(values, q + apart)
-    independent = ((high - low) / (2 * z)) ** 2 * (n - 1) / n
-    _, spread = ratios(below, 1)
-    of_share = float(spread[0, 0]) / below.n
-    return Estimate(below.n, float(_at(values, q)), independent * of_share / (q * (1 - q) / n) * below.n)
 
+    kind: Literal["retention"] = "retention"
+    days: tuple[int, int] = (7, 7)
+    column: str | None = None
+    winsorize: None = None
 
-def _at(ascending: Floats, q: float) -> float:
-    """Between the two values around it, as numpy's default has it."""
-    place = q * (len(ascending) - 1)
-    lower = int(place)
-    upper = min(lower + 1, len(ascending) - 1)
-    return float(ascending[lower] + (ascending[upper] - ascending[lower]) * (place - lower))
+    @model_validator(mode="after")
+    def _forward(self) -> Self:
+        if not 0 <= self.days[0] <= self.days[1]:
+            raise ValueError(f"days: must be [from, to], from 0 on, not {list(self.days)}")
+        return self
+
+    @property
+    def values(self) -> tuple[Total, ...]:
+        age = (pl.col(DAY) - pl.col(EXPOSED).min()).dt.total_days()
+        back = age.is_between(*self.days)
+        columns: tuple[str, ...] = ()
+        if self.column is not None:
+            back, columns = back & (pl.col(self.column) > 0), (self.column,)
+        name = f"back({self.column or ''}, {self.days[0]}, {self.days[1]})"
+        return (Total(name, columns, back.fill_null(False).any().cast(pl.Float64)),)
+
+    @property
+    def span(self) -> int:
+        return self.days[1]

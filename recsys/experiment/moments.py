@@ -4,6 +4,7 @@ After gbstats' frozen statistics and the pairwise update of Chan, Golub and LeVe
 means are large beside deviations, as sums of squares do.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Self
@@ -55,3 +56,23 @@ class Moments:
     def covariance(self) -> Floats:
         """(k, k), unbiased; zeros for fewer than two units."""
         return self.scatter / (self.n - 1) if self.n > 1 else np.zeros_like(self.scatter)
+
+
+def stratified(strata: Mapping[str, Mapping[str, Moments]]) -> dict[str, Moments]:
+    """Moments of each variant as if strata had come in the same shares in all of them: those of all units together.
+
+    strata : by stratum and variant; each has two units or more in every variant
+    The variance is that of the post-stratified mean (Miratrix, Sekhon and Yu, JRSS B 2013): what strata explain does
+    not count. So all that is estimated from moments is post-stratified.
+    """
+    sizes = {stratum: sum(own.n for own in variants.values()) for stratum, variants in strata.items()}
+    total = sum(sizes.values())
+    found = {}
+    for name in next(iter(strata.values())):
+        own = {stratum: variants[name] for stratum, variants in strata.items()}
+        n = sum(moments.n for moments in own.values())
+        weights = {stratum: size / total for stratum, size in sizes.items()}
+        mean = sum((weights[s] * m.mean for s, m in own.items()), np.zeros(()))
+        of_mean = sum((weights[s] ** 2 * m.covariance / m.n for s, m in own.items()), np.zeros(()))
+        found[name] = Moments(n, mean, of_mean * n * (n - 1))
+    return found

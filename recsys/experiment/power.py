@@ -13,11 +13,11 @@ from scipy import optimize, stats
 from tqdm import tqdm
 
 from recsys.errors import SpecError
-from recsys.experiment.analysis import effect_of
 from recsys.experiment.design import Experiment
-from recsys.experiment.metrics import Quantile
+from recsys.experiment.metrics import Linear
 from recsys.experiment.moments import Floats, Moments
-from recsys.experiment.units import Linear, rows_of, survey, units_of, values_of
+from recsys.experiment.rows import rows_of, survey
+from recsys.experiment.units import units_of, values_of
 
 # Largest number of units that is looked for.
 MOST = 1e12
@@ -72,9 +72,10 @@ def detectable(n: float, variance: float, wanted: float = 0.8, alpha: float = 0.
 def needed(
     plan: Experiment, history: pl.LazyFrame, relative: float, *, wanted: float = 0.8, daily: float | None = None
 ) -> pl.DataFrame:
-    """Units that the plan needs, a row for each metric (but quantiles): its "mean" and a unit's "deviation" in the
-    history, how much of the variance covariates have "explained", and "units" of all variants together for an effect of
-    `relative` times the mean, in the smallest treatment.
+    """Units that the plan needs, a row for each metric that follows from units' totals.
+
+    It has the "mean" and a unit's "deviation" in the history, how much of the variance covariates have "explained", and
+    the "units" of all variants together for an effect of `relative` times the mean, in the smallest treatment.
 
     history : rows as in the experiment; the variant may be missing. daily : new units a day, for the "days" it takes
     Errors: `DataError` as of the analysis; `SpecError` where no number of units is enough.
@@ -103,9 +104,9 @@ def needed(
 def a_a(plan: Experiment, history: pl.LazyFrame, runs: int = 1000, seed: int = 0) -> pl.DataFrame:
     """The plan's analysis where there is no effect: units of the history are dealt out at random, again and again.
 
-    A row for each metric (but quantiles): the share of "false" alarms at the plan's confidence, the band within which
-    99 of 100 such shares lie ("low", "high"), and "uniform": the p-value of Kolmogorov and Smirnov's test that p-values
-    are uniform.
+    A row for each metric that follows from units' totals: the share of "false" alarms at the plan's confidence, the
+    band within which 99 of 100 such shares lie ("low", "high"), and "uniform": the p-value of Kolmogorov and Smirnov's
+    test that p-values are uniform.
     Errors: `DataError` as of the analysis.
     """
     control, treatment = plan.shares[plan.control], plan.shares[plan.treatments[0]]
@@ -118,7 +119,7 @@ def a_a(plan: Experiment, history: pl.LazyFrame, runs: int = 1000, seed: int = 0
         for run in tqdm(range(runs), desc=metric.name, leave=False, disable=None):
             treated = rng.random(len(values)) < treatment / (control + treatment)
             pair = metric.estimates(Moments.of(values[~treated]), Moments.of(values[treated]))
-            p[run] = effect_of(metric, pair, plan).p
+            p[run] = metric.effect(*pair[:2], plan.confidence, plan.planned).p
         found.append(
             {
                 "metric": metric.name,
@@ -136,6 +137,5 @@ def _history(plan: Experiment, history: pl.LazyFrame) -> Iterator[tuple[Linear, 
     rows = rows_of(history.with_columns(pl.lit(plan.control).alias(plan.variant)), plan)
     rows, found = survey(rows, plan, variants=[plan.control])
     with units_of(rows, plan, found) as units:
-        for metric in plan.metrics:
-            if not isinstance(metric, Quantile):
-                yield metric, values_of(units, metric, plan.control)
+        for metric in plan.linear:
+            yield metric, values_of(units, metric, plan.control)

@@ -3,17 +3,19 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from recsys.data.files import atomic_file
-from recsys.experiment.design import Experiment
+from recsys.experiment.bayes import Posterior
+from recsys.experiment.design import Experiment, Metric
 from recsys.experiment.effects import Effect, Estimate
-from recsys.experiment.metrics import Metric
-from recsys.experiment.units import Survey
+from recsys.experiment.overtime import Change, Look
+from recsys.experiment.rows import Survey
+from recsys.experiment.segments import Part, Spread
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class SampleRatio:
 class Comparison:
     """One metric in one treatment against the control.
 
-    estimates : of every variant, before covariates; effect : after them; variance_reduction : by them, of the effect
+    estimates : of every variant, before covariates and strata; effect : after them; variance_reduction : by them
+    boundary  : |z| to be crossed at this look, where the plan has looks; infinite before the first
+    bootstrap_se : by resampling units, where the plan asks for it
     """
 
     metric: Metric
@@ -40,11 +44,25 @@ class Comparison:
     p_adjusted: float
     variance_reduction: float
     decision: str
+    posterior: Posterior
+    boundary: float | None = None
+    bootstrap_se: float | None = None
+    stratified: bool = False
+
+    @property
+    def method(self) -> str:
+        """In words."""
+        return self.metric.method + (", post-stratified" if self.stratified else "")
 
 
 @dataclass(frozen=True)
 class Readout:
-    """All that was found. refusals: why nothing is concluded; warnings: what was left out or looks odd."""
+    """All that was found.
+
+    refusals : why nothing is concluded; warnings : what was left out or looks odd
+    parts, spreads : effects by segment, and whether they differ; looks: up to each day; changes: novelty
+    served : which stage answered: variant, served_by, rows, share
+    """
 
     plan: Experiment
     ratio: SampleRatio
@@ -52,6 +70,11 @@ class Readout:
     refusals: tuple[str, ...]
     warnings: tuple[str, ...]
     survey: Survey
+    parts: tuple[Part, ...] = ()
+    spreads: tuple[Spread, ...] = ()
+    looks: tuple[Look, ...] = ()
+    changes: tuple[Change, ...] = ()
+    served: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     @property
     def frame(self) -> pl.DataFrame:
@@ -77,6 +100,16 @@ class Readout:
         )
 
     @property
+    def segments(self) -> pl.DataFrame:
+        """A row for each metric, treatment and value of a segment."""
+        return pl.DataFrame([_part(part) for part in self.parts])
+
+    @property
+    def over_time(self) -> pl.DataFrame:
+        """A row for each metric, treatment and day: the effect up to then, with the interval that holds at any look."""
+        return pl.DataFrame([_look(look) for look in self.looks])
+
+    @property
     def decision(self) -> str:
         """In a sentence: what the primary metrics and the guardrails say together."""
         if self.refusals:
@@ -98,7 +131,8 @@ class Readout:
             elif gain:
                 said.append(f"{name} is better than {self.plan.control}: {_names(gain)}.")
             else:
-                said.append(f"No gain of {name} over {self.plan.control} is shown.")
+                yet = " yet" if self.plan.looks and sum(self.ratio.counts.values()) < self.plan.planned else ""
+                said.append(f"No gain of {name} over {self.plan.control} is shown{yet}.")
         return " ".join(said)
 
     def as_dict(self) -> dict[str, Any]:
@@ -115,6 +149,11 @@ class Readout:
             "metrics": [_row(c) for c in self.comparisons],
             "refusals": list(self.refusals),
             "warnings": list(self.warnings),
+            "segments": [_part(part) for part in self.parts],
+            "heterogeneity": [_spread(spread) for spread in self.spreads],
+            "over_time": [_look(look) for look in self.looks],
+            "novelty": [_change(change) for change in self.changes],
+            "served_by": self.served.to_dicts(),
             "confidence": self.plan.confidence,
             "rows": self.survey.rows,
         }
@@ -172,8 +211,68 @@ def _row(c: Comparison) -> dict[str, Any]:
         "sequential_ci": list(e.sequential_ci),
         "sequential_p": e.sequential_p,
         "variance_reduction": c.variance_reduction,
-        "method": c.metric.method,
+        "method": c.method,
         "decision": c.decision,
+        "bayes": {"better": c.posterior.better, "loss": c.posterior.loss, "ci": list(c.posterior.ci)},
+        **({"boundary": c.boundary} if c.boundary is not None else {}),
+        **({"bootstrap_se": c.bootstrap_se} if c.bootstrap_se is not None else {}),
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    e = part.effect
+    return {
+        "metric": part.metric.name,
+        "variant": part.variant,
+        "segment": part.segment,
+        "value": part.value,
+        "n": sum(part.n.values()),
+        "effect": e.effect,
+        "ci": list(e.ci),
+        "p": e.p,
+        "p_adjusted": part.p_adjusted,
+        "shrunk": part.shrunk,
+        "shrunk_ci": list(part.shrunk_ci),
+    }
+
+
+def _spread(spread: Spread) -> dict[str, Any]:
+    return {
+        "metric": spread.metric.name,
+        "variant": spread.variant,
+        "segment": spread.segment,
+        "q": spread.q,
+        "p": spread.p,
+        "p_adjusted": spread.p_adjusted,
+        "deviation": spread.deviation,
+    }
+
+
+def _look(look: Look) -> dict[str, Any]:
+    e = look.effect
+    return {
+        "metric": look.metric.name,
+        "variant": look.variant,
+        "day": look.day.isoformat(),
+        "n": look.units,
+        "effect": e.effect,
+        "ci": list(e.ci),
+        "sequential_ci": list(e.sequential_ci),
+    }
+
+
+def _change(c: Change) -> dict[str, Any]:
+    return {
+        "metric": c.metric.name,
+        "variant": c.variant,
+        "days": c.days,
+        "n": c.n,
+        "early": c.early,
+        "late": c.late,
+        "change": c.change.effect,
+        "ci": list(c.change.ci),
+        "p": c.change.p,
+        "p_adjusted": c.p_adjusted,
     }
 
 

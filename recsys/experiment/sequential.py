@@ -83,6 +83,15 @@ def boundaries(shares: Sequence[float], alpha: float = 0.05, kind: Spending = "o
     return np.array(found)
 
 
+def boundary_at(share: float, looks: Sequence[float], alpha: float = 0.05, kind: Spending = "obrien-fleming") -> float:
+    """Critical |z| at this share of the information, where looks were planned at shares; infinite before the first.
+
+    The look is the last one planned that is reached; those before it are taken to have been as planned.
+    """
+    reached = [look for look in looks if look <= share + 1e-9]
+    return float(boundaries([*reached[:-1], share], alpha, kind)[-1]) if reached else math.inf
+
+
 def _critical(points: Floats, mass: Floats, root: float, step: float, to_spend: float) -> float:
     """The |z| that is crossed with this probability by who did not cross before."""
 

@@ -13,9 +13,9 @@ from scipy import special, stats
 
 from recsys.experiment.design import Experiment
 from recsys.experiment.effects import Estimate, compare
-from recsys.experiment.metrics import Quantile
 from recsys.experiment.moments import Moments
-from recsys.experiment.units import FIRST, VARIANT, Survey, Units
+from recsys.experiment.rows import Survey
+from recsys.experiment.units import FIRST, VARIANT, Units, of
 
 # Below this the sample ratio is taken as broken (Fabijan et al. use .0005 to .001: checks run all the time).
 BROKEN = 0.001
@@ -23,14 +23,15 @@ BROKEN = 0.001
 MIXED, LATE, LATEST = 0.01, 0.2, 0.1
 # Share of a variant's total in one unit that is worth a word.
 HEAVY = 0.05
+# Share of a variant's rows that another stage than its usual one answered, that is worth a word.
+FALLBACK = 0.02
 
 
 def ratio_p(counts: Mapping[str, int], shares: Mapping[str, float]) -> float:
     """Pearson's chi-square test that units came in these shares."""
     total = sum(counts.values())
-    return float(
-        stats.chisquare([counts[name] for name in shares], [total * share for share in shares.values()]).pvalue
-    )
+    there = [counts.get(name, 0) for name in shares]
+    return float(stats.chisquare(there, [total * share for share in shares.values()]).pvalue)
 
 
 def sequential_ratio_p(counts: Mapping[str, int], shares: Mapping[str, float], weight: float = 1.0) -> float:
@@ -71,6 +72,8 @@ def warnings(plan: Experiment, found: Survey, mixed: int) -> Iterator[str]:
         yield f"{found.nameless} rows have no unit, variant or time; they are left out."
     if found.outside:
         yield f"{found.outside} rows lie before start or after end; they are left out."
+    if found.early:
+        yield f"{found.early} rows lie before their unit's exposure ('{plan.exposed}'); they are left out."
     for name, n in found.strangers.items():
         yield f"{n} rows are of variant '{name}', which the plan does not have; they are left out."
     for column, n in found.missing.items():
@@ -83,20 +86,19 @@ def imbalances(plan: Experiment, moments: Mapping[str, Mapping[str, Moments]]) -
     """Covariates, which were there before, that differ between variants by more than chance. moments : by metric and
     variant."""
     seen = set()
-    for metric in plan.metrics:
-        if isinstance(metric, Quantile):
-            continue
+    for metric in plan.linear:
         for place, total in enumerate(metric.covariates, start=len(metric.values)):
+            (column,) = total.columns
             for treatment in plan.treatments:
-                if (total.column, treatment) in seen:
+                if (column, treatment) in seen:
                     continue
-                seen.add((total.column, treatment))
+                seen.add((column, treatment))
                 pair = [moments[metric.name][name] for name in (plan.control, treatment)]
                 own = [Estimate(m.n, m.mean[place], m.covariance[place, place]) for m in pair]
                 p = compare(own[0], own[1], plan.confidence, plan.planned).p
                 if p < BROKEN:
                     yield (
-                        f"'{total.column}' differed before the experiment between {plan.control} ({own[0].value:.4g}) "
+                        f"'{column}' differed before the experiment between {plan.control} ({own[0].value:.4g}) "
                         f"and {treatment} ({own[1].value:.4g}), p = {p:.2g}: the variants may not be comparable."
                     )
 
@@ -106,7 +108,7 @@ def concentrations(plan: Experiment, units: Units) -> Iterator[str]:
     for metric in plan.metrics:
         if metric.kind != "mean" or metric.winsorize:
             continue
-        name = str(metric.values[0])
+        name = metric.values[0].name
         top = pl.concat(
             [
                 f.group_by(VARIANT).agg(pl.col(name).max().alias("top"), pl.col(name).sum())
@@ -131,3 +133,42 @@ def latecomers(plan: Experiment, found: Survey, units: Units) -> Iterator[str]:
     share = float(firsts.to_frame("d").select((pl.col("d") >= edge).mean()).item())
     if share > LATE:
         yield f"{share:.0%} of the units came in the last tenth of the days: what they do later is not seen."
+
+
+def served(rows: pl.LazyFrame, plan: Experiment) -> pl.DataFrame:
+    """Which stage answered, by variant, the most frequent first: variant, served_by, rows, share. Empty where the plan
+    does not name the column."""
+    if plan.served_by is None:
+        return pl.DataFrame(
+            schema={"variant": pl.String, "served_by": pl.String, "rows": pl.UInt32, "share": pl.Float64}
+        )
+    found = (
+        rows.group_by(pl.col(plan.variant).alias("variant"), pl.col(plan.served_by).alias("served_by"))
+        .agg(pl.len().alias("rows"))
+        .collect(engine="streaming")
+    )
+    share = pl.col("rows") / pl.col("rows").sum().over("variant")
+    return found.with_columns(share.alias("share")).sort(["variant", "rows"], descending=[False, True])
+
+
+def fallbacks(table: pl.DataFrame) -> Iterator[str]:
+    """Variants of which a good part was answered by another stage than most of it."""
+    for (name,), own in table.partition_by("variant", as_dict=True).items():
+        most, other = own.row(0, named=True), own.slice(1)
+        if other["share"].sum() > FALLBACK:
+            there = ", ".join(f"{row['share']:.1%} by {row['served_by']}" for row in other.iter_rows(named=True))
+            yield (
+                f"{name} was not served by {most['served_by']} throughout, but {there}: effects are those of the "
+                "mixture."
+            )
+
+
+def odd_segments(units: Units, plan: Experiment) -> Iterator[str]:
+    """Values of segments in which variants did not come in the shares planned, with Bonferroni's correction."""
+    for segment in plan.segments:
+        parts = units.counts(of(segment)).partition_by(of(segment), as_dict=True)
+        for (value,), frame in parts.items():
+            sizes = dict(frame.select(VARIANT, "units").iter_rows())
+            if (p := ratio_p(sizes, plan.shares)) < BROKEN / len(parts):
+                there = ", ".join(f"{name} {sizes.get(name, 0)}" for name in plan.shares)
+                yield f"Sample-ratio mismatch where '{segment}' is {value} (p = {p:.2g}): {there}."

@@ -24,10 +24,9 @@ import pytest
 from scipy import stats
 
 from recsys.experiment import Experiment, Mean, Proportion, Quantile, Ratio, analyze
-from recsys.experiment.analysis import effect_of
 from recsys.experiment.effects import Effect
-from recsys.experiment.metrics import quantile_estimate
 from recsys.experiment.moments import Moments
+from recsys.experiment.pooled import quantile_estimate
 from recsys.experiment.sequential import always_valid_p, boundaries, halfwidth, msprt_p
 
 SEEDS = int(os.environ.get("BENCH_SEEDS", "5000"))
@@ -47,7 +46,8 @@ World = Callable[[np.random.Generator, int, float], tuple[Effect, float]]
 
 
 def measured(metric: Any, control: Floats, treatment: Floats) -> Effect:
-    return effect_of(metric, metric.estimates(Moments.of(control), Moments.of(treatment)), PLAN)
+    pair = metric.estimates(Moments.of(control), Moments.of(treatment))[:2]
+    return metric.effect(*pair, PLAN.confidence, PLAN.planned)
 
 
 def mean(rng: np.random.Generator, n: int, lift: float) -> tuple[Effect, float]:
@@ -98,7 +98,8 @@ def quantile(rng: np.random.Generator, n: int, lift: float) -> tuple[Effect, flo
         edge = np.quantile(values, 0.9)
         below = np.stack([np.bincount(unit, values <= edge, n), rows], axis=1).astype(float)
         found.append(quantile_estimate(0.9, np.sort(values), Moments.of(below)))
-    return effect_of(Quantile(name="m", column="x", q=0.9), (found[0], found[1], 0.0), PLAN), lift
+    metric = Quantile(name="m", column="x", q=0.9)
+    return metric.effect(found[0], found[1], PLAN.confidence, PLAN.planned), lift
 
 
 WORLDS: dict[str, World] = {

@@ -1,0 +1,162 @@
+"""For whom did it work? Effects by segment, all corrected for together, and drawn towards what they have in common.
+
+Of many segments some look good by chance, most of all small ones. So p-values are adjusted for all segments of all
+metrics, whatever the plan says of its own; and each effect is drawn towards the mean of its kind, as far as segments
+are not shown to differ (empirical Bayes: Efron and Morris, JASA 1975, with DerSimonian and Laird's variance between
+them, Controlled Clinical Trials 1986).
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from recsys.experiment.design import Experiment
+from recsys.experiment.effects import NAN, Effect
+from recsys.experiment.metrics import Linear
+from recsys.experiment.moments import Moments
+from recsys.experiment.multiple import adjust
+from recsys.experiment.units import Units, moments_of, of
+
+# Values of a segment that are told apart; those with fewer units are one, OTHER.
+MOST, OTHER = 20, "(other)"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A metric's effect in one value of a segment.
+
+    shrunk, shrunk_ci : drawn towards the mean of all values
+    """
+
+    metric: Linear
+    variant: str
+    segment: str
+    value: str
+    n: Mapping[str, int]
+    effect: Effect
+    p_adjusted: float
+    shrunk: float
+    shrunk_ci: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Whether values of a segment differ in their effects.
+
+    q, p : Cochran's test that they do not; deviation : between true effects, zero where no more than chance is seen
+    """
+
+    metric: Linear
+    variant: str
+    segment: str
+    q: float
+    p: float
+    p_adjusted: float
+    deviation: float
+
+
+def parts_of(units: Units, plan: Experiment) -> tuple[tuple[Part, ...], tuple[Spread, ...]]:
+    """Of every linear metric, treatment and segment."""
+    found: list[Part] = []
+    spreads: list[Spread] = []
+    for segment in plan.segments:
+        few = _named(units, segment)
+        for metric in plan.linear:
+            moments, _, _ = moments_of(units, metric, list(plan.shares), of(segment))
+            by_value = _gathered(moments, few)
+            for name in plan.treatments:
+                own = list(_effects(by_value, metric, segment, name, plan))
+                (q, p, deviation), drawn = shrink([part.effect for part in own], plan.confidence)
+                found += [replace(part, shrunk=s, shrunk_ci=ci) for part, (s, ci) in zip(own, drawn, strict=True)]
+                spreads.append(Spread(metric, name, segment, q, p, p, deviation))
+    how = "bh" if plan.correction == "none" else plan.correction
+    p_parts, p_spreads = adjust([part.effect.p for part in found], how), adjust([s.p for s in spreads], how)
+    return (
+        tuple(replace(part, p_adjusted=float(p)) for part, p in zip(found, p_parts, strict=True)),
+        tuple(replace(spread, p_adjusted=float(p)) for spread, p in zip(spreads, p_spreads, strict=True)),
+    )
+
+
+def shrink(
+    effects: Sequence[Effect], confidence: float
+) -> tuple[tuple[float, float, float], list[tuple[float, tuple[float, float]]]]:
+    """How far effects spread: q, p and deviation as of `Spread`; and each drawn towards their mean, with its interval.
+
+    Those without a standard error stay out, and are NaN.
+    """
+    nothing: tuple[float, tuple[float, float]] = (math.nan, NAN)
+    known = [e for e in effects if math.isfinite(e.se) and e.se > 0]
+    if len(known) < 2:
+        return (math.nan, math.nan, math.nan), [nothing] * len(effects)
+    value, variance = np.array([e.effect for e in known]), np.array([e.se**2 for e in known])
+    weight = 1 / variance
+    q = float(weight @ (value - weight @ value / weight.sum()) ** 2)
+    df = len(known) - 1
+    between = max(0.0, (q - df) / (weight.sum() - (weight**2).sum() / weight.sum()))
+    own = 1 / (variance + between)
+    middle, of_middle = float(own @ value / own.sum()), float(1 / own.sum())
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    drawn = []
+    for e in effects:
+        if not (math.isfinite(e.se) and e.se > 0):
+            drawn.append(nothing)
+            continue
+        kept = between / (between + e.se**2)
+        at = middle + kept * (e.effect - middle)
+        half = z * math.sqrt(kept * e.se**2 + (1 - kept) ** 2 * of_middle)
+        drawn.append((at, (at - half, at + half)))
+    return (q, float(stats.chi2.sf(q, df)), math.sqrt(between)), drawn
+
+
+def _named(units: Units, segment: str) -> set[str]:
+    """The values that have most units."""
+    sizes = units.counts(of(segment)).group_by(of(segment)).agg(pl.col("units").sum())
+    return set(sizes.sort("units", of(segment), descending=[True, False]).head(MOST)[of(segment)])
+
+
+def _gathered(moments: Mapping[tuple[str, ...], Moments], named: set[str]) -> dict[str, dict[str, Moments]]:
+    """By value and variant, where values that are not named are one."""
+    found: dict[str, dict[str, Moments]] = {}
+    for (value, variant), own in moments.items():
+        there = found.setdefault(value if value in named else OTHER, {})
+        there[variant] = there[variant] + own if variant in there else own
+    return dict(sorted(found.items()))
+
+
+def _effects(
+    by_value: Mapping[str, Mapping[str, Moments]], metric: Linear, segment: str, name: str, plan: Experiment
+) -> Iterator[Part]:
+    none = Moments.none(len(metric.totals))
+    for value, variants in by_value.items():
+        control, treatment = (variants.get(variant, none) for variant in (plan.control, name))
+        if min(control.n, treatment.n) < 2:
+            continue
+        effect = metric.effect(*metric.estimates(control, treatment)[:2], plan.confidence, plan.planned)
+        yield Part(
+            metric, name, segment, value, {plan.control: control.n, name: treatment.n}, effect, math.nan, math.nan, NAN
+        )
+
+
+def strata_of(units: Units, metric: Linear, plan: Experiment) -> tuple[dict[str, dict[str, Moments]], list[str]]:
+    """The metric's moments by stratum and variant, and the strata that are too small in some variant to stand alone:
+    those are one, OTHER, and where that is too small they join the largest."""
+    assert plan.strata is not None
+    moments, _, _ = moments_of(units, metric, list(plan.shares), of(plan.strata))
+    small = sorted({value for value, _ in moments} - set(_whole(_gathered(moments, {v for v, _ in moments}), plan)))
+    strata = _gathered(moments, {value for value, _ in moments} - set(small))
+    if small and OTHER not in _whole(strata, plan):
+        rest = strata.pop(OTHER)
+        if strata:
+            largest = max(strata.values(), key=lambda own: sum(m.n for m in own.values()))
+            for variant, own in rest.items():
+                largest[variant] = largest[variant] + own
+    return strata, small
+
+
+def _whole(strata: Mapping[str, Mapping[str, Moments]], plan: Experiment) -> Iterable[str]:
+    """The strata with two units or more in every variant."""
+    return [s for s, own in strata.items() if all(v in own and own[v].n >= 2 for v in plan.shares)]
