@@ -1,4 +1,4 @@
-"""`recsys ab`: plan, assign, check and read experiments."""
+"""`recsys ab`: plan, assign, check and read experiments; other policies, mixed rankings, made-up people."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,9 @@ import typer
 if TYPE_CHECKING:
     import polars as pl
 
-app = typer.Typer(help="Experiments: plan, assign, check, read.", no_args_is_help=True)
+app = typer.Typer(
+    help="Experiments: plan, assign, check, read; logged policies; interleaving; made-up people.", no_args_is_help=True
+)
 
 PlanArgument = Annotated[Path, typer.Argument(help="the experiment, a TOML file", metavar="EXP.toml")]
 DataOption = Annotated[
@@ -94,6 +96,134 @@ def assign(
     with atomic_file(out) as file:
         frame.write_csv(file) if out.suffix == ".csv" else frame.write_parquet(file)
     _print(frame.group_by(experiment.variant).len("units").sort(experiment.variant), str(out))
+
+
+@app.command()
+def ope(
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            help="rows: session, place, reward, propensity (the log's), target (the policy's in question); maybe shown "
+            "and wanted (a model's), item_propensity and item_target, user_id",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="a .json file for the estimates")] = None,
+    clip: Annotated[float | None, typer.Option(help="larger weights are set to this", min=1)] = None,
+    confidence: Annotated[float, typer.Option(help="of the intervals", min=0.5, max=0.999)] = 0.95,
+) -> None:
+    """What another policy would have earned. Exit status 3 where the log supports no estimator without a model."""
+    import json
+
+    from recsys.data.files import atomic_file
+    from recsys.experiment.offpolicy import compare, logged_of, possible
+    from recsys.experiment.readout import finite
+
+    logged = logged_of(_rows(data))
+    table = compare(logged, possible(logged), confidence=confidence, **({} if clip is None else {"clip": clip}))
+    shown = ["estimator", "value", "low", "high", "logged", "effective", "mean_weight", "largest", "clipped"]
+    _print(table.select(shown), f"reward a session, {len(logged.reward)} sessions")
+    refused = table.filter(table["refused"] != "")
+    for row in refused.iter_rows(named=True):
+        typer.echo(f"- {row['estimator']} is refused: {row['refused']}")
+    if out is not None:
+        with atomic_file(out) as file:
+            file.write_text(json.dumps(finite(table.to_dicts()), indent=2) + "\n", encoding="utf-8")
+    weighed = table.filter(table["estimator"] != "dm")
+    if len(refused) == len(weighed):
+        raise typer.Exit(3)
+
+
+@app.command()
+def interleave(
+    out: Annotated[Path | None, typer.Option(help="the .parquet file of lists to write")] = None,
+    rankings: Annotated[
+        list[str] | None, typer.Option("--ranking", help="NAME=FILE: user_id, item_id, rank, as batch jobs write them")
+    ] = None,
+    lists: Annotated[Path | None, typer.Option(help="lists that were shown, as written before")] = None,
+    clicks: Annotated[Path | None, typer.Option(help="user_id, item_id: a row for each click on them")] = None,
+    k: Annotated[int, typer.Option("-k", help="length of a list", min=1)] = 10,
+    method: Annotated[str, typer.Option(help="team-draft, probabilistic or optimized")] = "team-draft",
+    seed: Annotated[int, typer.Option(help="of the draws")] = 0,
+) -> None:
+    """Mix rankings into one list for each user (--ranking, twice or more, and --out), or say which of them clicks on
+    such lists prefer (--lists and --clicks)."""
+    from recsys.data.files import atomic_file
+    from recsys.errors import SpecError
+    from recsys.experiment.interleave import METHODS, judged, lists_of
+
+    if lists is not None and clicks is not None:
+        _print(judged(_rows(lists).collect(), _rows(clicks).collect()), "credit of a list, other minus one")
+        return
+    if not rankings or out is None:
+        raise SpecError("give --ranking NAME=FILE twice and --out, or --lists and --clicks")
+    if method not in METHODS:
+        raise SpecError(f"--method: must be one of {', '.join(METHODS)}, not '{method}'")
+    found = lists_of({name: _rows(path).collect() for name, path in _named(rankings).items()}, k, method, seed)
+    with atomic_file(out) as file:
+        found.write_parquet(file)
+    typer.echo(f"{found['user_id'].n_unique()} lists of {k} by {method}: {out}")
+
+
+@app.command()
+def simulate(
+    plan: PlanArgument,
+    out: Annotated[Path, typer.Option(help="the .parquet file of exposures to write")],
+    slates: Annotated[
+        list[str] | None, typer.Option("--slates", help="VARIANT=FILE: user_id, item_id, rank, one for each variant")
+    ] = None,
+    likes: Annotated[
+        Path | None, typer.Option(help="with --slates: user_id, item_id, chance of a click by who looks at the item")
+    ] = None,
+    users: Annotated[int, typer.Option(help="made-up users", min=2)] = 2000,
+    items: Annotated[int, typer.Option(help="made-up items", min=10)] = 200,
+    lift: Annotated[float, typer.Option(help="share of the control's error that treatments lack", max=1)] = 0.1,
+    days: Annotated[int, typer.Option(min=1)] = 14,
+    sessions: Annotated[float, typer.Option(help="of a user, a day", min=0.001)] = 0.5,
+    k: Annotated[int, typer.Option("-k", help="places of a slate", min=1)] = 10,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Try a plan, or rankers' slates, on made-up people; write exposures to analyze, and say what is true."""
+    from dataclasses import replace
+
+    from recsys.data.files import atomic_file
+    from recsys.errors import SpecError
+    from recsys.experiment import Experiment
+    from recsys.experiment.simulate import People
+    from recsys.experiment.trial import Shows, fixed_of, people_of, rankers, trial
+
+    experiment = Experiment.read(plan)
+    if (slates is None) != (likes is None):
+        raise SpecError("--slates and --likes belong together")
+    shows: dict[str, Shows]
+    if slates is not None and likes is not None:
+        people, ids = people_of(_rows(likes).collect())
+        shows = {name: fixed_of(_rows(path).collect(), ids, name) for name, path in _named(slates).items()}
+        found = trial(experiment, people, shows, days=days, sessions=sessions, k=k, seed=seed, ids=ids)
+    else:
+        people = replace(People.made(users, items, seed=seed), model="cascade")
+        shows = {**rankers(people, experiment, lift, seed)}
+        found = trial(experiment, people, shows, days=days, sessions=sessions, k=k, seed=seed)
+    with atomic_file(out) as file:
+        found.rows.write_parquet(file)
+    control = found.truth[experiment.control]
+    for name, value in found.truth.items():
+        typer.echo(f"{name}: {value:.4f} clicks a session in truth ({value / control - 1:+.2%})")
+    typer.echo(f"{len(found.rows)} exposures: {out}")
+
+
+def _named(given: list[str]) -> dict[str, Path]:
+    from recsys.errors import SpecError
+
+    found = {}
+    for pair in given:
+        name, _, path = pair.partition("=")
+        if not name or not path:
+            raise SpecError(f"'{pair}' must be NAME=FILE")
+        if name in found:
+            raise SpecError(f"'{name}' is given twice")
+        found[name] = Path(path)
+    return found
 
 
 def _rows(path: Path) -> "pl.LazyFrame":

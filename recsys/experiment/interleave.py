@@ -5,16 +5,20 @@ Team draft (Radlinski, Kurup and Joachims, CIKM 2008; for more than two, Schuth 
 gives credit to who put the item there, or would have put it high; the ranker with more credit has won the session.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from scipy import optimize, stats
 
-from recsys.errors import SpecError
-from recsys.experiment.moments import Floats
+from recsys.errors import DataError, SpecError
+from recsys.experiment.moments import Floats, clustered
+from recsys.experiment.multiple import adjust
 
 Ints = npt.NDArray[np.int64]
 # Of probabilistic interleaving: the chance of rank r is proportional to r ** -STEEP (Hofmann et al.).
@@ -135,10 +139,10 @@ class Preference:
 
 
 def preference(scores: Floats, confidence: float = 0.95, cluster: npt.NDArray[np.int64] | None = None) -> Preference:
-    """Of sessions' credits (sessions, 2). cluster : (sessions,) whose session it is; of one user they are added up."""
+    """Of sessions' credited (sessions, 2). cluster : (sessions,) whose session it is; of one user they are added up."""
     apart = scores[:, 1] - scores[:, 0]
     wins, losses = int((apart > 0).sum()), int((apart < 0).sum())
-    values = apart if cluster is None else np.bincount(np.unique(cluster, return_inverse=True)[1], weights=apart)
+    values = clustered(apart, cluster)
     n, mean = len(values), float(values.mean())
     se = float(values.std(ddof=1)) / n**0.5 if n > 1 else np.nan
     half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * se if n > 1 else np.nan
@@ -150,3 +154,86 @@ def sessions_needed(apart: Floats, power: float = 0.8, alpha: float = 0.05) -> f
     """Sessions after which a test of such differences (sessions,) finds it, by their mean and deviation so far."""
     z = stats.norm.isf(alpha / 2) + stats.norm.ppf(power)
     return float((z * apart.std(ddof=1) / max(abs(apart.mean()), 1e-300)) ** 2)
+
+
+METHODS = ("team-draft", "probabilistic", "optimized")
+
+
+def lists_of(rankings: Mapping[str, pl.DataFrame], k: int, method: str = "team-draft", seed: int = 0) -> pl.DataFrame:
+    """Mix rankings into a list for each user that all of them know: user_id, rank, item_id, and "credit <name>" of each
+    ranker for a click there.
+
+    rankings : by name: user_id, item_id, rank (from 1). Randomness comes from the seed and the user's place
+    Errors: `DataError` for a missing column; `SpecError` for rankings that cannot be mixed this way.
+    """
+    if len(rankings) < 2 or (method == "optimized" and len(rankings) > 2):
+        raise SpecError(f"{method} needs {'two rankings' if method == 'optimized' else 'two rankings or more'}")
+    by_user = {}
+    for name, frame in rankings.items():
+        if lacking := [c for c in ("user_id", "item_id", "rank") if c not in frame.columns]:
+            raise DataError(f"ranking '{name}': no column '{lacking[0]}'")
+        by_user[name] = frame.sort("user_id", "rank").group_by("user_id", maintain_order=True).agg("item_id")
+    together = reduce(
+        lambda one, other: one.join(other, on="user_id"),
+        [frame.rename({"item_id": name}) for name, frame in by_user.items()],
+    ).sort("user_id")
+    if together.is_empty():
+        raise DataError("no user is in all rankings")
+    items = pl.concat([frame["item_id"] for frame in rankings.values()]).unique().sort()
+    found = []
+    for place, row in enumerate(together.iter_rows(named=True)):
+        codes = [items.search_sorted(pl.Series(row[name], dtype=items.dtype)).to_numpy() for name in rankings]
+        rng = np.random.default_rng((seed, place))
+        if method == "optimized":
+            shown = optimized(codes[0], codes[1], k, rng)
+        else:
+            shown = (team_draft if method == "team-draft" else probabilistic)(codes, k, rng)
+        credit = {f"credit {name}": shown.credit[:, own] for own, name in enumerate(rankings)}
+        own_list = {"rank": np.arange(1, k + 1), "item_id": items.gather(shown.items), **credit}
+        found.append(
+            pl.DataFrame(own_list).select(
+                pl.lit(row["user_id"], dtype=together["user_id"].dtype).alias("user_id"), pl.all()
+            )
+        )
+    return pl.concat(found)
+
+
+def judged(lists: pl.DataFrame, clicks: pl.DataFrame, confidence: float = 0.95) -> pl.DataFrame:
+    """Which ranker the clicks prefer, a row for each pair: mean credit of "other" over "one" a list, its interval, p
+    (Holm's for all pairs), and how many lists each won.
+
+    lists : as of `lists_of`; clicks : user_id, item_id, a row for each click
+    Errors: `DataError` for a missing column, or fewer than two rankers.
+    """
+    for what, frame, columns in (
+        ("lists", lists, ("user_id", "item_id", "rank")),
+        ("clicks", clicks, ("user_id", "item_id")),
+    ):
+        if lacking := [c for c in columns if c not in frame.columns]:
+            raise DataError(f"{what}: no column '{lacking[0]}'")
+    credited = [name for name in lists.columns if name.startswith("credit ")]
+    if len(credited) < 2:
+        raise DataError("lists: needs two columns 'credit <name>' or more, as `recsys ab interleave` writes them")
+    clicked = clicks.group_by("user_id", "item_id").agg(pl.len().alias("clicks"))
+    scored = (
+        lists.join(clicked, on=["user_id", "item_id"], how="left")
+        .group_by("user_id", maintain_order=True)
+        .agg((pl.col(name) * pl.col("clicks").fill_null(0)).sum() for name in credited)
+    )
+    rows: list[dict[str, Any]] = []
+    for one, other in combinations(credited, 2):
+        found = preference(scored.select(one, other).to_numpy().astype(np.float64), confidence)
+        rows.append(
+            {
+                "one": one.removeprefix("credit "),
+                "other": other.removeprefix("credit "),
+                "mean": found.mean,
+                "low": found.ci[0],
+                "high": found.ci[1],
+                "p": found.p,
+                "other wins": found.wins,
+                "one wins": found.losses,
+                "ties": found.ties,
+            }
+        )
+    return pl.DataFrame(rows).with_columns(p=pl.Series(adjust([row["p"] for row in rows], "holm")))

@@ -7,7 +7,7 @@ means are large beside deviations, as sums of squares do.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -76,3 +76,10 @@ def stratified(strata: Mapping[str, Mapping[str, Moments]]) -> dict[str, Moments
         of_mean = sum((weights[s] ** 2 * m.covariance / m.n for s, m in own.items()), np.zeros(()))
         found[name] = Moments(n, mean, of_mean * n * (n - 1))
     return found
+
+
+def clustered(values: Floats, cluster: npt.NDArray[Any] | None) -> Floats:
+    """(clusters,) sums of values (rows,) over the rows of each cluster; the values themselves where there is none."""
+    if cluster is None:
+        return values
+    return np.bincount(np.unique(cluster, return_inverse=True)[1], weights=values).astype(np.float64)

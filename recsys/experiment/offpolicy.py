@@ -20,7 +20,7 @@ import polars as pl
 from scipy import stats
 
 from recsys.errors import DataError, SpecError
-from recsys.experiment.moments import Floats
+from recsys.experiment.moments import Floats, clustered
 
 Estimator = Literal["ips", "snips", "dm", "dr", "switch-dr", "iips", "rips", "cascade-dr"]
 MODELLED: tuple[Estimator, ...] = ("dm", "dr", "switch-dr", "cascade-dr")
@@ -62,6 +62,67 @@ class Logged:
             raise DataError(f"session {row}: logging propensities must lie in (0, 1]; what was shown had some chance")
         if (self.target < 0).any() or (self.target > 1).any():
             raise DataError("target propensities must lie in [0, 1]")
+
+
+# Columns of rows, one for each place of a session's slate, and what they are in `Logged`.
+NEEDED = {"reward": "reward", "propensity": "logging", "target": "target"}
+MAYBE = {"shown": "shown", "wanted": "wanted"}
+SINGLE = ("item_propensity", "item_target")
+
+
+def logged_of(rows: pl.LazyFrame) -> Logged:
+    """Of rows: session, place (from 1), reward, propensity, target; maybe shown and wanted; item_propensity and
+    item_target ("single"); user_id (the cluster). Short slates are as if nothing had been shown below.
+
+    Errors: `DataError` naming the column that is missing, or the session whose value is.
+    """
+    there = rows.collect_schema().names()
+    if lacking := [name for name in ("session", "place", *NEEDED) if name not in there]:
+        raise DataError(f"no column '{lacking[0]}'; the rows need session, place, {', '.join(NEEDED)}")
+    extra = [name for name in (*MAYBE, *SINGLE) if name in there]
+    numbers = [*NEEDED, *extra]
+    own = ["user_id"] if "user_id" in there else []
+    frame = rows.select("session", "place", *own, *(pl.col(name).cast(pl.Float64) for name in numbers)).collect()
+    frame = frame.sort("session", "place", maintain_order=True)
+    for name in numbers:
+        if (wrong := frame.filter(~pl.col(name).is_finite().fill_null(False))).height:
+            raise DataError(f"session {wrong['session'][0]}, place {wrong['place'][0]}: '{name}' is missing")
+    for name in ("propensity", *(["item_propensity"] if "item_propensity" in extra else [])):
+        if (wrong := frame.filter((pl.col(name) <= 0) | (pl.col(name) > 1))).height:
+            raise DataError(
+                f"session {wrong['session'][0]}, place {wrong['place'][0]}: '{name}' is {wrong[name][0]:g}; what was "
+                "shown was drawn with some chance, in (0, 1]"
+            )
+    if frame.select(pl.struct("session", "place").is_duplicated().any()).item():
+        twice = frame.filter(pl.struct("session", "place").is_duplicated())
+        raise DataError(f"session {twice['session'][0]}: place {twice['place'][0]} is there twice")
+    session = frame["session"].rle_id().to_numpy()
+    starts = np.flatnonzero(np.r_[True, session[1:] != session[:-1]])
+    place = np.arange(len(session)) - starts[session]
+    shape = (len(starts), int(place.max()) + 1)
+
+    def spread(name: str, empty: float) -> Floats:
+        values = np.full(shape, empty)
+        values[session, place] = frame[name].to_numpy()
+        return values
+
+    arrays: dict[str, Any] = {NEEDED[name]: spread(name, 0.0 if name == "reward" else 1.0) for name in NEEDED}
+    arrays |= {name: spread(name, 0.0) for name in MAYBE if name in extra}
+    if set(SINGLE) <= set(extra):
+        arrays["single"] = np.stack([spread(name, 1.0) for name in SINGLE], axis=2)
+    if own:
+        arrays["cluster"] = frame["user_id"].gather(starts).rank("dense").to_numpy()
+    return Logged(**arrays)
+
+
+def possible(logged: Logged) -> tuple[Estimator, ...]:
+    """The estimators for which the log has what they need."""
+    found: list[Estimator] = ["ips", "snips"]
+    if logged.reward.shape[1] > 1:
+        found += ["rips", *(["iips"] if logged.single is not None else [])]  # type: ignore[list-item]
+    if logged.shown is not None and logged.wanted is not None:
+        found += ["dm", "dr", "switch-dr", *(["cascade-dr"] if logged.reward.shape[1] > 1 else [])]  # type: ignore[list-item]
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -168,9 +229,7 @@ def _each(logged: Logged, estimator: Estimator, weights: Floats, switch: float) 
 def _mean(each: Floats, cluster: npt.NDArray[Any] | None) -> tuple[float, float]:
     """The mean and its standard error, with clusters of sessions as what is independent."""
     n, mean = len(each), float(each.mean())
-    apart: Floats = each - mean
-    if cluster is not None:
-        apart = np.bincount(np.unique(cluster, return_inverse=True)[1], weights=apart).astype(np.float64)
+    apart = clustered(each - mean, cluster)
     groups = len(apart)
     return mean, float(np.sqrt((apart**2).sum() * groups / max(groups - 1, 1))) / n
 

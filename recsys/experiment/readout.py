@@ -160,7 +160,7 @@ class Readout:
 
     def as_json(self) -> str:
         """`as_dict`, as text."""
-        return json.dumps(_finite(self.as_dict()), indent=2, allow_nan=False) + "\n"
+        return json.dumps(finite(self.as_dict()), indent=2, allow_nan=False) + "\n"
 
     def as_markdown(self) -> str:
         """For a message or a ticket."""
@@ -180,6 +180,14 @@ class Readout:
                 f"| {c.metric.name} | {c.variant} | {short(own)} | {short(e.effect)} | {short(e.ci[0])} to "
                 f"{short(e.ci[1])} | {as_percent(e.relative)} | {short(c.p_adjusted)} | {c.decision} |"
             )
+        shown = [part for part in self.parts if part.p_adjusted < 1 - plan.confidence]
+        if shown:
+            lines += ["", "## For whom (p adjusted for all segments)", ""]
+            lines += [
+                f"- {part.segment} = {part.value}: {part.metric.name} of {part.variant} {short(part.effect.effect)} "
+                f"(drawn in {short(part.shrunk)}), p = {short(part.p_adjusted)}"
+                for part in shown
+            ]
         if self.warnings:
             lines += ["", "## Worth knowing", "", *(f"- {warning}" for warning in self.warnings)]
         return "\n".join(lines) + "\n"
@@ -276,12 +284,12 @@ def _change(c: Change) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
-    """With None for what JSON has no word for."""
+def finite(value: Any) -> Any:
+    """A value of dicts, lists and numbers with None for what JSON has no word for."""
     if isinstance(value, dict):
-        return {key: _finite(own) for key, own in value.items()}
+        return {key: finite(own) for key, own in value.items()}
     if isinstance(value, list):
-        return [_finite(own) for own in value]
+        return [finite(own) for own in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -297,3 +305,8 @@ def short(value: float) -> str:
 def as_percent(value: float) -> str:
     """A share, with its sign."""
     return "-" if math.isnan(value) else f"{value:+.2%}"
+
+
+def as_share(value: float) -> str:
+    """A share, to be read as a chance."""
+    return "-" if math.isnan(value) else f"{value:.1%}"
