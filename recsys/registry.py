@@ -124,6 +124,29 @@ class Registry:
                 self._client.set_terminated(run_id, status)
         return run_id
 
+    def log_readout(self, folder: Path) -> str:
+        """Log what `recsys ab analyze` wrote into `folder` as a run, and return its id.
+
+        Params: the experiment's name, its decision; metrics: `ab/METRIC/VARIANT/...`; artifacts: the files.
+        Errors: `RegistryError` where the folder holds no readout.
+        """
+        try:
+            found = json.loads((folder / "readout.json").read_text("utf-8"))
+            rows = [(str(row["name"]), str(row["variant"]), row) for row in found["metrics"]]
+            params = {"experiment": found["experiment"], "decision": found["decision"], "units": found["srm"]["counts"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RegistryError(f"{folder}: holds no readout.json that `recsys ab analyze` wrote") from error
+        kept = ("effect", "se", "ci", "p", "p_adjusted", "relative", "relative_ci", "sequential_ci")
+        measured: dict[str, Any] = {}
+        for name, variant, row in rows:
+            measured.setdefault(name, {})[variant] = {key: row[key] for key in kept}
+        return self.log_run(
+            params=params,
+            metrics={"ab": measured, "srm": {"p": found["srm"]["p"]}},
+            artifacts={"readout": folder},
+            tags={"kind": "experiment"},
+        )
+
     def register(self, bundle: Path, run_id: str, *, name: str = MODEL) -> int:
         """Store the bundle folder with the run and make it the next version of `name`; no alias moves.
 

@@ -16,7 +16,8 @@ def code(path: Path) -> list[Any]:
 
 def test_there_are_notebooks() -> None:
     found = [path.name for path in NOTEBOOKS]
-    assert found == ["10_first_look.ipynb", "20_candidates.ipynb", "30_reranker.ipynb"]
+    names = ["10_first_look", "20_candidates", "30_reranker", "40_ab_readout", "50_offpolicy"]
+    assert found == [f"{name}.ipynb" for name in names]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -23,6 +23,7 @@ def analyze(
     plan: PlanArgument,
     data: DataOption,
     out: Annotated[Path, typer.Option(help="folder for readout.json, readout.html and readout.md")],
+    log: Annotated[bool, typer.Option("--log", help="log it to MLflow, too (RECSYS_TRACKING_URI)")] = False,
 ) -> None:
     """Read an experiment: whether it may be read, then what it did."""
     from rich.console import Console
@@ -35,6 +36,11 @@ def analyze(
     readout.write(out)
     Console().print(Markdown(readout.as_markdown()))
     typer.echo(f"written: {out / 'readout.html'}")
+    if log:
+        from recsys.registry import Registry
+        from recsys.settings import load_settings
+
+        typer.echo(f"logged as run {Registry.of(load_settings()).log_readout(out)}")
 
 
 @app.command()

@@ -2,7 +2,8 @@
 
 A line of cumulative effects is read with the intervals that hold at any look. Novelty is asked of each unit's own days:
 the first ones after its first exposure against as many later ones, over units that were seen for both, so that neither
-the calendar nor who came when can be mistaken for it.
+the calendar nor who came when can be mistaken for it. It is asked of relative effects, since units are busiest in the
+days in which they are first seen: a constant lift of each visit would look like one that wears off.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from recsys.experiment.design import Experiment
-from recsys.experiment.effects import Effect, Estimate, ratios
+from recsys.experiment.effects import Effect, Estimate, compare, ratios
 from recsys.experiment.metrics import DAY, EXPOSED, Linear, Mean, OfTotals
 from recsys.experiment.moments import Floats, Moments
 from recsys.experiment.multiple import adjust
@@ -38,10 +39,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Change:
-    """How much a metric's effect changed from a unit's first days to as many later ones.
+    """How much a metric's relative effect changed from a unit's first days to as many later ones.
 
-    early, late : effects in both; days: of each; n: units that were seen for both, by variant
-    change      : late minus early, with its interval and p-value
+    early, late : relative effects in both; days: of each; n: units that were seen for both, by variant
+    change      : (1 + late) / (1 + early) - 1, with its interval ci and p-value
     """
 
     metric: Linear
@@ -50,7 +51,9 @@ class Change:
     n: dict[str, int]
     early: float
     late: float
-    change: Effect
+    change: float
+    ci: tuple[float, float]
+    p: float
     p_adjusted: float
 
 
@@ -82,7 +85,8 @@ def _at(units: Units, plan: Experiment, metrics: list[Linear], day: date) -> Ite
 
 
 def changes(rows: pl.LazyFrame, plan: Experiment, found: Survey, mixed: pl.Series) -> tuple[Change, ...]:
-    """Of means and ratios of totals; nothing where the data span fewer than four days."""
+    """Of means and ratios of totals, without covariates and caps; nothing where the data span fewer than four days, or
+    a value is not above zero."""
     metrics = [metric for metric in plan.linear if isinstance(metric, Mean | OfTotals)]
     metrics = [metric for metric in metrics if all(total.slates is None for total in metric.values)]
     if found.days is None or found.days < 4 or not metrics:
@@ -108,7 +112,7 @@ def changes(rows: pl.LazyFrame, plan: Experiment, found: Survey, mixed: pl.Serie
         for w in (0, 1)
     )
     found_changes = [c for metric in metrics for c in _changes(metric, early, late, plan, days)]
-    adjusted = adjust([c.change.p for c in found_changes], "bh" if plan.correction == "none" else plan.correction)
+    adjusted = adjust([c.p for c in found_changes], "bh" if plan.correction == "none" else plan.correction)
     return tuple(replace(c, p_adjusted=float(p)) for c, p in zip(found_changes, adjusted, strict=True))
 
 
@@ -119,19 +123,23 @@ def _changes(metric: Linear, early: pl.DataFrame, late: pl.DataFrame, plan: Expe
     variant = early[VARIANT].to_numpy()
     both = {name: _both(metric, values[variant == name]) for name in plan.shares}
     sizes = {name: int((variant == name).sum()) for name in plan.shares}
+    sign = np.array([-1.0, 1.0])
     for name in plan.treatments:
-        if min(sizes[plan.control], sizes[name]) < 2:
-            continue
         (one, spread), (other, other_spread) = both[plan.control], both[name]
-        contrast = np.array([-1.0, 1.0])
+        if min(sizes[plan.control], sizes[name]) < 2 or not (one > 0).all() or not (other > 0).all():
+            continue
+        # On the logarithm's scale (delta method), where relative effects are differences.
         pair = [
-            Estimate(sizes[who], float(contrast @ v), float(contrast @ s @ contrast))
+            Estimate(sizes[who], float(np.log(v[1] / v[0])), float((s @ (sign / v)) @ (sign / v)))
             for who, v, s in ((plan.control, one, spread), (name, other, other_spread))
         ]
-        change = metric.effect(pair[0], pair[1], plan.confidence, plan.planned)
-        gain = other - one
+        found = compare(pair[0], pair[1], plan.confidence, plan.planned)
+        early_lift, late_lift = (float(lift) for lift in other / one - 1)
+        low, high = np.expm1(found.ci)
         used = {plan.control: sizes[plan.control], name: sizes[name]}
-        yield Change(metric, name, days, used, float(gain[0]), float(gain[1]), change, change.p)
+        ends = (float(low), float(high))
+        change = float(np.expm1(found.effect))
+        yield Change(metric, name, days, used, early_lift, late_lift, change, ends, found.p, found.p)
 
 
 def _both(metric: Linear, values: Floats) -> tuple[Floats, Floats]:
@@ -146,7 +154,7 @@ def wearing(found: tuple[Change, ...], confidence: float) -> Iterator[str]:
         if c.p_adjusted < 1 - confidence:
             what = "wears off (novelty)" if abs(c.late) < abs(c.early) else "grows (people get used to it)"
             yield (
-                f"The effect of {c.variant} on '{c.metric.name}' {what}: {c.early:.4g} in units' first {c.days} days, "
-                f"{c.late:.4g} in the {c.days} after (p = {c.p_adjusted:.2g}, adjusted). The mean over the whole time "
+                f"The effect of {c.variant} on '{c.metric.name}' {what}: {c.early:+.2%} in units' first {c.days} days, "
+                f"{c.late:+.2%} in the {c.days} after (p = {c.p_adjusted:.2g}, adjusted). The mean over the whole time "
                 "is not what will last."
             )

@@ -277,9 +277,9 @@ def _change(c: Change) -> dict[str, Any]:
         "n": c.n,
         "early": c.early,
         "late": c.late,
-        "change": c.change.effect,
-        "ci": list(c.change.ci),
-        "p": c.change.p,
+        "change": c.change,
+        "ci": list(c.ci),
+        "p": c.p,
         "p_adjusted": c.p_adjusted,
     }
 
