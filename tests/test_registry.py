@@ -12,6 +12,7 @@ import pytest
 from recsys import registry as module
 from recsys.data.ingest import Dataset
 from recsys.errors import BundleError, RegistryError
+from recsys.experiment import Experiment, analyze
 from recsys.registry import METRIC, SETTING, Registry, open_bundle, setting_tag
 from recsys.settings import Settings
 from recsys.tables import Catalog, InteractionLog
@@ -286,3 +287,21 @@ def test_mlflow_reports_no_usage(registry: Registry) -> None:
 def test_a_path_is_opened_as_a_folder_and_not_as_an_address(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no bundle here"):
         open_bundle(str(tmp_path / "nowhere"), Settings(cache_dir=tmp_path))
+
+
+def test_a_readout_is_logged_as_a_run_of_its_own(tmp_path: Path, registry: Registry) -> None:
+    metrics = [{"name": "clicks@user", "kind": "mean", "column": "clicks"}]
+    plan = Experiment.model_validate({"name": "e", "control": "A", "shares": {"A": 0.5, "B": 0.5}, "metrics": metrics})
+    units = range(200)
+    rows = pl.DataFrame({"user_id": units, "variant": plan.assign(units), "clicks": [u % 7 for u in units]})
+    readout = analyze(plan, rows.lazy())
+    with pytest.raises(RegistryError, match="holds no readout"):
+        registry.log_readout(tmp_path)
+    readout.write(tmp_path / "out")
+    run_id = registry.log_readout(tmp_path / "out")
+    logged = registry._client.get_run(run_id)
+    effect = readout.comparisons[0].effect
+    assert logged.data.metrics["ab/clicks_at_user/B/effect"] == pytest.approx(effect.effect)
+    assert logged.data.metrics["ab/clicks_at_user/B/ci/1"] == pytest.approx(effect.ci[1])
+    assert logged.data.params["decision"] == readout.decision
+    assert "readout/readout.html" in [file.path for file in registry._client.list_artifacts(run_id, "readout")]

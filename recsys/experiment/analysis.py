@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from recsys.experiment import overtime, segments, validity
@@ -162,9 +163,10 @@ def _resamples(units: Units, plan: Experiment) -> dict[tuple[str, str], float]:
         return {}
     names = [plan.control, *plan.treatments]
     return {
-        (metric.name, name): float(effects.std(ddof=1))
+        (metric.name, name): float(effects[np.isfinite(effects)].std(ddof=1))
         for metric in plan.linear
         for name, effects in resampled(units, metric, names, plan.bootstrap).items()
+        if np.isfinite(effects).sum() > plan.bootstrap / 2
     }
 
 

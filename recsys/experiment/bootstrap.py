@@ -17,14 +17,18 @@ DRAWS = 4_000_000
 
 
 def resampled(units: Units, metric: Linear, names: Sequence[str], runs: int, seed: int = 0) -> dict[str, Floats]:
-    """(runs,) effects of each treatment, covariates and all. names : the control first."""
+    """(runs,) effects of each treatment, covariates and all; NaN where a resample has none.
+
+    names : the control first
+    """
     rng = np.random.default_rng(seed)
     moments = {name: _moments(values_of(units, metric, name), runs, rng) for name in names}
     found = {}
     for name in names[1:]:
         pairs = zip(moments[names[0]], moments[name], strict=True)
         values = [metric.estimates(control, treatment)[:2] for control, treatment in pairs]
-        found[name] = np.array([treatment.value - control.value for control, treatment in values])
+        with np.errstate(invalid="ignore"):
+            found[name] = np.array([treatment.value - control.value for control, treatment in values])
     return found
 
 
@@ -43,7 +47,7 @@ def _moments(values: Floats, runs: int, rng: np.random.Generator) -> list[Moment
         sums += rng.poisson(1.0, (runs, len(some))).astype(np.float64) @ some
     found = []
     for row in sums:
-        count, mean = row[0], row[1 : k + 1] / row[0]
+        count, mean = row[0], row[1 : k + 1] / max(row[0], 1)
         scatter = row[k + 1 :].reshape(k, k) - count * np.outer(mean, mean)
         found.append(Moments(int(count), middle + mean, scatter))
     return found

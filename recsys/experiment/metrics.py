@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from recsys.experiment.effects import Effect, Estimate, adjusted, compare, ratios
 from recsys.experiment.moments import Floats, Moments
@@ -91,6 +91,13 @@ class Linear(BaseMetric):
 
     covariate: str | list[str] | None = None
     winsorize: float | None = Field(default=None, gt=0.5, lt=1)
+
+    @field_validator("covariate")
+    @classmethod
+    def _each_once(cls, given: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(given, list) and len(set(given)) < len(given):
+            raise ValueError("names a column twice")
+        return given
 
     @property
     def covariates(self) -> tuple[Total, ...]:
@@ -236,6 +243,12 @@ class Ratio(OfTotals):
     kind: Literal["ratio"] = "ratio"
     numerator: str
     denominator: str
+
+    @model_validator(mode="after")
+    def _not_one(self) -> Self:
+        if self.numerator == self.denominator:
+            raise ValueError(f"denominator: is the numerator, too ('{self.numerator}')")
+        return self
 
     @property
     def values(self) -> tuple[Total, ...]:

@@ -49,8 +49,9 @@ class Coverage(Pooled):
     """The share of the catalog that the slates of some units show together.
 
     Of `users` units drawn from the variant, on average over all such draws, so that variants of different sizes
-    compare: more units see more items (rarefaction: Hurlbert, Ecology 1971). The variance is the delta method's, over
-    units. NaN where a variant has fewer units.
+    compare: more units see more items (rarefaction: Hurlbert, Ecology 1971). It is a U-statistic, and its variance that
+    of its projection on single units (Hoeffding, 1948), which is too large where `users` is a good part of a variant's.
+    NaN where a variant has fewer units.
     item  : the column of items shown; items : how many the catalog has
     """
 
@@ -82,22 +83,27 @@ class Coverage(Pooled):
                 f"column '{self.item}' holds {len(by_item)} items; coverage '{self.name}' says {self.items}"
             )
         units = by_item["units"].to_numpy().astype(np.float64)
-        # The chance that none of the units drawn saw the item; zero where too few did not see it.
-        left = np.maximum(n - units, 0)
-        with np.errstate(invalid="ignore"):
-            log_none = _log_choose(left, self.users) - _log_choose(np.array(float(n)), self.users)
-        none = np.where(left >= self.users, np.exp(log_none), 0.0)
-        # How much the value would rise with one more unit's share in the item.
-        slope = self.users * (1 - units / n) ** (self.users - 1)
+        missed = _none(n, units, self.users)
+        # How much likelier the item is to be seen where the unit is among those drawn: Hajek's projection, but for a
+        # constant.
+        slope = self.users * _none(n - 1, units, self.users - 1)
         shares = seen.join(by_item.with_columns(pl.Series("slope", slope)), on=self.item).group_by(unit)
         each = np.zeros(n)
         found = shares.agg(pl.col("slope").sum())["slope"].to_numpy()
         each[: len(found)] = found
-        return Estimate(n, float((1 - none).sum()) / self.items, float(each.var(ddof=1)) / self.items**2)
+        return Estimate(n, float((1 - missed).sum()) / self.items, float(each.var(ddof=1)) / self.items**2)
 
 
-def _log_choose(n: Floats, k: int) -> Floats:
-    return np.asarray(special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1))
+def _none(n: int, units: Floats, drawn: int) -> Floats:
+    """The chance that none of so many units, drawn from `n`, is among the `units` (items,) that saw an item."""
+    left = n - units
+
+    def log_choose(of: Floats) -> Floats:
+        return np.asarray(special.gammaln(of + 1) - special.gammaln(of - drawn + 1))
+
+    possible = left >= drawn
+    chance = np.exp(log_choose(np.where(possible, left, drawn)) - log_choose(np.array(float(n))))
+    return np.where(possible, chance, 0.0)
 
 
 # A quantile's variance is brought to the column's scale by the quantiles that a normal interval of this level is apart.

@@ -2,8 +2,9 @@
 
 Of many segments some look good by chance, most of all small ones. So p-values are adjusted for all segments of all
 metrics, whatever the plan says of its own; and each effect is drawn towards the mean of its kind, as far as segments
-are not shown to differ (empirical Bayes: Efron and Morris, JASA 1975, with DerSimonian and Laird's variance between
-them, Controlled Clinical Trials 1986).
+are not shown to differ: the hierarchical normal model with a flat prior of the mean and of the deviation between
+segments (Rubin, Journal of Educational Statistics, 1981), which is integrated over, not estimated, since few segments
+tell little of it.
 """
 
 import math
@@ -23,6 +24,8 @@ from recsys.experiment.units import Units, moments_of, of
 
 # Values of a segment that are told apart; those with fewer units are one, OTHER.
 MOST, OTHER = 20, "(other)"
+# Deviations between segments that are integrated over: how many, and how far, in deviations of the effects.
+POINTS, FAR = 400, 5.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Part:
 class Spread:
     """Whether values of a segment differ in their effects.
 
-    q, p : Cochran's test that they do not; deviation : between true effects, zero where no more than chance is seen
+    q, p : Cochran's test that they do not; deviation : between true effects, on average over what is likely
     """
 
     metric: Linear
@@ -89,27 +92,31 @@ def shrink(
     Those without a standard error stay out, and are NaN.
     """
     nothing: tuple[float, tuple[float, float]] = (math.nan, NAN)
-    known = [e for e in effects if math.isfinite(e.se) and e.se > 0]
-    if len(known) < 2:
+    sound = [math.isfinite(e.se) and e.se > 0 for e in effects]
+    value, se = (np.array([x for x, s in zip(xs, sound, strict=True) if s]) for xs in _columns(effects))
+    if len(value) < 2:
         return (math.nan, math.nan, math.nan), [nothing] * len(effects)
-    value, variance = np.array([e.effect for e in known]), np.array([e.se**2 for e in known])
-    weight = 1 / variance
+    weight = 1 / se**2
     q = float(weight @ (value - weight @ value / weight.sum()) ** 2)
-    df = len(known) - 1
-    between = max(0.0, (q - df) / (weight.sum() - (weight**2).sum() / weight.sum()))
-    own = 1 / (variance + between)
-    middle, of_middle = float(own @ value / own.sum()), float(1 / own.sum())
-    z = float(stats.norm.ppf((1 + confidence) / 2))
-    drawn = []
-    for e in effects:
-        if not (math.isfinite(e.se) and e.se > 0):
-            drawn.append(nothing)
-            continue
-        kept = between / (between + e.se**2)
-        at = middle + kept * (e.effect - middle)
-        half = z * math.sqrt(kept * e.se**2 + (1 - kept) ** 2 * of_middle)
-        drawn.append((at, (at - half, at + half)))
-    return (q, float(stats.chi2.sf(q, df)), math.sqrt(between)), drawn
+    # (deviations, 1) on which the flat prior lies, and the likelihood of each with the mean integrated out.
+    between = np.linspace(0, FAR * max(value.std(ddof=1), float(np.median(se))), POINTS)[:, None]
+    own = 1 / (se**2 + between**2)
+    middle = (own @ value / own.sum(axis=1))[:, None]
+    log_p = (np.log(own) - own * (value - middle) ** 2).sum(axis=1) / 2 - np.log(own.sum(axis=1)) / 2
+    chance = np.exp(log_p - log_p.max())
+    chance /= chance.sum()
+    kept = between**2 / (between**2 + se**2)
+    means = middle + kept * (value - middle)
+    variances = kept * se**2 + (1 - kept) ** 2 / own.sum(axis=1)[:, None]
+    at = chance @ means
+    half = float(stats.norm.ppf((1 + confidence) / 2)) * np.sqrt(chance @ (variances + (means - at) ** 2))
+    drawn = iter([(float(a), (float(a - h), float(a + h))) for a, h in zip(at, half, strict=True)])
+    p = float(stats.chi2.sf(q, len(value) - 1))
+    return (q, p, float(chance @ between[:, 0])), [next(drawn) if s else nothing for s in sound]
+
+
+def _columns(effects: Sequence[Effect]) -> tuple[list[float], list[float]]:
+    return [e.effect for e in effects], [e.se for e in effects]
 
 
 def _named(units: Units, segment: str) -> set[str]:
