@@ -2,8 +2,9 @@
 
 Each table holds a promise beside what was counted; the band is what chance allows in 99 of 100 runs of the bench.
 
-BENCH_SEEDS=5000 and BENCH_LOOKS=2000 are the seeds of the A/A test and of peeking; BENCH_ROWS=100000000 the rows of the
-speed test, which writes them as Parquet into BENCH_TMP (a temporary folder, else), some 6 GB, and removes them.
+BENCH_SEEDS=5000, BENCH_LOOKS=2000 and BENCH_RUNS=500 are seeds of the A/A test, of peeking and of logs about another
+policy; BENCH_ROWS=100000000 the rows of the speed test, which writes them as Parquet into BENCH_TMP (a temporary
+folder, else), some 6 GB, and removes them.
 """
 
 import os
@@ -25,12 +26,23 @@ from scipy import stats
 
 from recsys.experiment import Experiment, Mean, Proportion, Quantile, Ratio, analyze
 from recsys.experiment.effects import Effect
+from recsys.experiment.interleave import (
+    Shown,
+    optimized,
+    preference,
+    probabilistic,
+    sessions_needed,
+    team_draft,
+)
 from recsys.experiment.moments import Moments
+from recsys.experiment.offpolicy import Logged, value_of
 from recsys.experiment.pooled import quantile_estimate
 from recsys.experiment.sequential import always_valid_p, boundaries, halfwidth, msprt_p
+from recsys.experiment.simulate import People, Softmax
 
 SEEDS = int(os.environ.get("BENCH_SEEDS", "5000"))
 LOOKS = int(os.environ.get("BENCH_LOOKS", "2000"))
+RUNS = int(os.environ.get("BENCH_RUNS", "500"))
 ROWS = int(os.environ.get("BENCH_ROWS", "100000000"))
 PLAN = Experiment.model_validate(
     {
@@ -189,6 +201,103 @@ def test_peeking() -> None:
     table = pl.DataFrame([{"method": k, "any false stop": v / LOOKS} for k, v in stops.items()])
     print(f"\npeeking, {looks} looks, {LOOKS} seeds; allowed {high:.4f}\n{table}")
     assert (table.filter(pl.col("method") != "fixed")["any false stop"] <= high).all()
+
+
+# Other policies, and mixed lists.
+
+
+def test_off_policy() -> None:
+    """Logs of one policy about another, on made-up people: how often intervals hold the truth."""
+    people, k = People.made(users=200, items=20, seed=0), 3
+    known = np.log(people.likes / (1 - people.likes))
+    error = np.random.default_rng(0).normal(size=known.shape)
+    old, new = Softmax(known + 1.5 * error, 1.5), Softmax(known + 0.7 * error, 0.9)
+    # A model that is off: too low, and blind to a part of the taste.
+    model = 0.8 * people.likes + 0.2 * people.likes.mean()
+    every = np.arange(200)
+    single = float((new.firsts(every) * people.likes).sum(axis=1).mean())
+    cascade = People(people.likes, model="cascade")
+    crowd = np.repeat(every, 2000)
+    slates = float(cascade.expected(crowd, new.draw(crowd, k, np.random.default_rng(1))).sum(axis=1).mean())
+    found: dict[str, list[tuple[float, bool]]] = {}
+    for run in range(RUNS):
+        rng = np.random.default_rng((run, 5))
+        users = rng.integers(0, 200, 3000)
+        shown = old.draw(users, 1, rng)
+        one = Logged(
+            people.click(users, shown, rng),
+            old.chances(users, shown),
+            new.chances(users, shown),
+            shown=np.take_along_axis(model[users], shown, axis=1),
+            wanted=(new.firsts(users) * model[users]).sum(axis=1, keepdims=True),
+        )
+        several = old.draw(users, k, rng)
+        many = Logged(cascade.click(users, several, rng), old.chances(users, several), new.chances(users, several))
+        logs: list[tuple[str, Logged, tuple[Any, ...], float]] = [
+            ("one item", one, ("ips", "snips", "dm", "dr", "switch-dr"), single),
+            (f"slates of {k}", many, ("ips", "snips", "rips"), slates),
+        ]
+        for what, log, names, true in logs:
+            for name in names:
+                value = value_of(log, name)
+                held = value.ci[0] <= true <= value.ci[1]
+                found.setdefault(f"{what}: {name}", []).append((value.value - true, held))
+    rows = []
+    for name, values in found.items():
+        off, holds = np.array(values).T
+        rmse, bias = float(np.sqrt((off**2).mean())), float(off.mean())
+        rows.append({"estimator": name, "bias": bias, "RMSE": rmse, "interval holds": float(holds.mean())})
+    table = pl.DataFrame(rows)
+    print(
+        f"\noff-policy, {RUNS} logs of 3,000 sessions; the truth is {single:.4f} (one), {slates:.4f} (slates)\n{table}"
+    )
+    by_name = {row["estimator"]: row for row in rows}
+    for name in ("one item: ips", "one item: dr", f"slates of {k}: rips"):
+        assert 0.93 <= by_name[name]["interval holds"] <= 0.97
+    assert by_name["one item: dr"]["RMSE"] < by_name["one item: ips"]["RMSE"]
+    assert by_name[f"slates of {k}: rips"]["RMSE"] < by_name[f"slates of {k}: ips"]["RMSE"]
+    # Where the log never showed half of what there is, nothing is answered.
+    blind = known.copy()
+    blind[:, ::2] = -60
+    rng = np.random.default_rng(2)
+    users = rng.integers(0, 200, 3000)
+    shown = Softmax(blind).draw(users, 1, rng)
+    log = Logged(people.click(users, shown, rng), Softmax(blind).chances(users, shown), new.chances(users, shown))
+    refused = value_of(log, "ips").refused
+    print(f"without support: {refused}")
+    assert refused
+
+
+def test_interleaving() -> None:
+    """Sessions until a test with 80% power tells two rankers apart: mixed lists against an A/B test."""
+    rows = []
+    for seed in range(5):
+        people = People.made(users=300, items=40, seed=seed)
+        rng = np.random.default_rng((seed, 6))
+        noise = rng.normal(size=people.likes.shape)
+        known = np.log(people.likes / (1 - people.likes))
+        poor, good = (np.argsort(-(known + level * noise), axis=1) for level in (0.9, 0.6))
+        users = rng.integers(0, 300, 20_000)
+        sides = [people.click(users, ranking[users][:, :10], rng).sum(axis=1) for ranking in (poor, good)]
+        spread = float(np.sqrt(2 * (sides[0].var() + sides[1].var())))
+        row = {"world": seed, "A/B": ((1.96 + 0.84) * spread / float(sides[1].mean() - sides[0].mean())) ** 2}
+        for name, mix, n, k in (("team draft", team_draft, 6000, 10), ("probabilistic", probabilistic, 2000, 10)):
+            lists = [mix([poor[u], good[u]], k, rng) for u in users[:n]]
+            row[name] = _needed(people, users[:n], lists, rng)
+        lists = [optimized(poor[u], good[u], 5, rng) for u in users[:1500]]
+        row["optimized, 5"] = _needed(people, users[:1500], lists, rng)
+        rows.append(row)
+    table = pl.DataFrame(rows)
+    times = {name: float((table["A/B"] / table[name]).median()) for name in table.columns[2:]}  # type: ignore[arg-type]
+    print(f"\ninterleaving: sessions for a power of 80%\n{table}\ntimes fewer than A/B, median: {times}")
+    assert min(times.values()) >= 10
+
+
+def _needed(people: People, users: Any, lists: list[Shown], rng: np.random.Generator) -> float:
+    clicks = people.click(users, np.stack([shown.items for shown in lists]), rng)
+    scores = np.stack([shown.score(c) for shown, c in zip(lists, clicks, strict=True)])
+    assert preference(scores).mean > 0  # the same winner
+    return sessions_needed(scores[:, 1] - scores[:, 0])
 
 
 # Speed and memory.
