@@ -166,7 +166,7 @@ def compute(names: Sequence[str], lists: Ranked, counts: Mapping[Id, int], lm: A
 
     Errors: `DataError` where "content" is asked for and these candidates have no such source.
     """
-    values: dict[str, Array] = {}
+    columns: list[Array] = []
     for name in names:
         if name == "score":
             raw = lists.frame["score"].to_numpy()
@@ -183,5 +183,7 @@ def compute(names: Sequence[str], lists: Ranked, counts: Mapping[Id, int], lm: A
             raw = np.where(np.isnan(raw), np.repeat(lowest, lists.sizes), raw)
         else:
             raise DataError(f"candidates lack the feature '{name}' that the reranker was fitted with")
-        values[name] = standardise(np.asarray(raw, dtype=np.float64), lists.sizes)
-    return values
+        columns.append(np.asarray(raw, dtype=np.float64))
+    if not columns:
+        return {}
+    return dict(zip(names, standardise(np.stack(columns, axis=1), lists.sizes).T, strict=True))

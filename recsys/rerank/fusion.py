@@ -110,19 +110,21 @@ class LinearFusion:
 def standardise(values: Array, sizes: Ints | None = None) -> Array:
     """Each list's values to mean 0 and deviation 1; to 0 where all are equal.
 
-    sizes : (lists,) rows of each list, none empty, one list after the other; None for one list
+    values : (rows,) or (rows, features); sizes : (lists,) rows of each list, none empty, one list after the other; None
+             for one list
     """
     if not len(values):
         return values
     sizes = np.array([len(values)]) if sizes is None else sizes
     starts = np.cumsum(sizes) - sizes
+    of = sizes if values.ndim == 1 else sizes[:, None]
     with np.errstate(over="ignore", invalid="ignore"):
-        centred = values - np.repeat(np.add.reduceat(values, starts) / sizes, sizes)
-        deviation = np.sqrt(np.add.reduceat(centred**2, starts) / sizes)
+        centred = values - np.repeat(np.add.reduceat(values, starts) / of, sizes, axis=0)
+        deviation = np.sqrt(np.add.reduceat(centred**2, starts) / of)
         rounding = 1e-9 * np.maximum(1.0, np.maximum.reduceat(np.abs(values), starts))
         tells = np.isfinite(deviation) & (deviation > rounding)
-        scaled = centred / np.repeat(np.where(tells, deviation, 1.0), sizes)
-    return np.where(np.repeat(tells, sizes), scaled, 0.0)
+        scaled = centred / np.repeat(np.where(tells, deviation, 1.0), sizes, axis=0)
+    return np.where(np.repeat(tells, sizes, axis=0), scaled, 0.0)
 
 
 def fit_fusion(

@@ -111,8 +111,9 @@ class PlainReader:
         return np.asarray(x @ self.arrays[f"{part}.weight"].T + self.arrays[f"{part}.bias"])
 
     def _norm(self, x: Floats, part: str) -> Floats:
-        centred = x - x.mean(axis=-1, keepdims=True)
-        scale = 1 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + _EPSILON)
+        share = np.float32(1 / x.shape[-1])
+        centred = x - share * np.add.reduce(x, axis=-1, keepdims=True)
+        scale = 1 / np.sqrt(share * np.add.reduce(centred * centred, axis=-1, keepdims=True) + np.float32(_EPSILON))
         return np.asarray(centred * scale * self.arrays[f"{part}.weight"] + self.arrays[f"{part}.bias"])
 
 

@@ -150,12 +150,14 @@ class StudentJudge:
         for at in range(0, len(heads), ROWS):
             lists = Ranked.joined(heads[at : at + ROWS])
             own = rows[at : at + ROWS]
-            past = past_of(histories.take(own), like[own], self.arrays["items"])
             codes = coded(self.vocab, lists)
-            seen = expected(self.reader, histories.take(own), lists.lists, codes)
-            features = features_of(self.names, lists, self.arrays["popularity"][codes], seen)
-            tokens, bias = self.arrays["tokens"][codes], self.arrays["bias"][codes]
-            found = forward(self.arrays, past, text[own], lists.lists, tokens, bias, features)
+            # Products of a request are so small that a second thread costs more than it saves.
+            with _libraries().limit(limits=1, user_api="blas"):
+                past = past_of(histories.take(own), like[own], self.arrays["items"])
+                seen = expected(self.reader, histories.take(own), lists.lists, codes)
+                features = features_of(self.names, lists, self.arrays["popularity"][codes], seen)
+                tokens, bias = self.arrays["tokens"][codes], self.arrays["bias"][codes]
+                found = forward(self.arrays, past, text[own], lists.lists, tokens, bias, features)
             split = zip(own, *(np.split(x, lists.starts[1:]) for x in (found.astype(np.float64), codes)), strict=True)
             for row, opinion, listed in split:
                 if self.ear is None or row not in place:
@@ -211,6 +213,14 @@ class StudentJudge:
         return cls(config, vocab, names, arrays, encoder_id, encoder, ear, reader)
 
 
+@cache
+def _libraries() -> Any:
+    """What computes products, looked up once: that takes longer than a request."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
 # The weights that `forward` reads.
 WEIGHTS = ("past", "text", "read", "linear", "features", "matches", "shift", "out")
 
@@ -249,11 +259,11 @@ def past_of(histories: Histories, like: Ints, items: Floats) -> Floats:
     if len(codes):
         weights = 0.5 ** (lags[:, None] / np.array(HALF_LIVES, dtype=np.float32))
         some, starts = np.unique(rows, return_index=True)
-        sums = np.add.reduceat(weights, starts, axis=0)
+        ends = np.append(starts[1:], len(rows))
         known = items[codes]
-        for place in range(len(HALF_LIVES)):
-            found = np.add.reduceat(weights[:, place, None] * known, starts, axis=0)
-            past[some, place] = found / sums[:, place, None]
+        for row, start, end in zip(some, starts, ends, strict=True):
+            own = weights[start:end]
+            past[row] = own.T @ known[start:end] / own.sum(axis=0)[:, None]
     named = items[np.maximum(like, 0)] * (like >= 0)[:, None]
     return np.hstack([past.reshape(n, -1), named, np.ones((n, 1), dtype=np.float32)], dtype=np.float32)
 
@@ -295,6 +305,5 @@ def expected(reader: PlainReader | None, histories: Histories, own: Ints, codes:
 def features_of(names: Sequence[str], lists: Ranked, popularity: Floats, seen: Sequence[Floats]) -> Floats:
     """(rows, names + 1 or 2) features, standardised within each list: by name, popularity, and what was `seen`."""
     found = compute(names, lists, {})
-    others = [standardise(column.astype(np.float64), lists.sizes) for column in (popularity, *seen)]
-    columns = [*(found[name] for name in names), *others]
-    return np.stack(columns, axis=1).astype(np.float32)
+    others = standardise(np.stack([popularity, *seen], axis=1).astype(np.float64), lists.sizes)
+    return np.stack([*(found[name] for name in names), *others.T], axis=1).astype(np.float32)
