@@ -217,8 +217,8 @@ def test_sample_size_is_tea_tastings(units: pl.DataFrame) -> None:
 
 def test_any_cut_of_the_units_gives_the_same(rows: pl.DataFrame, readout: Readout, tmp_path: Path) -> None:
     """Parts in files, rows in another order, one file or many: sufficient statistics add up."""
-    from recsys.experiment.rows import rows_of, survey
-    from recsys.experiment.units import moments_of, units_of
+    from recsys.experiment.rows import rows_of
+    from recsys.experiment.units import moments_of, read
 
     shuffled = rows.sample(fraction=1.0, shuffle=True, seed=3)
     shuffled[: len(rows) // 3].write_parquet(tmp_path / "a.parquet")
@@ -228,8 +228,7 @@ def test_any_cut_of_the_units_gives_the_same(rows: pl.DataFrame, readout: Readou
         assert one.effect.effect == pytest.approx(other.effect.effect, rel=1e-9)
         assert one.effect.p == pytest.approx(other.effect.p, rel=1e-9)
     own = rows_of(rows.lazy(), plan())
-    some, found = survey(own, plan())
-    with units_of(some, plan(), found, cells=5000) as parts:
+    with read(own, plan(), cells=5000) as (_, _, parts):
         assert len(parts.parts) > 3
         moments, _, _ = moments_of(parts, plan().metrics[1], ["A", "B"])
         pair = plan().metrics[1].estimates(moments[("A",)], moments[("B",)])

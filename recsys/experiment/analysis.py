@@ -17,9 +17,9 @@ from recsys.experiment.moments import Moments, stratified
 from recsys.experiment.multiple import adjust
 from recsys.experiment.pooled import Pooled
 from recsys.experiment.readout import Comparison, Readout, SampleRatio
-from recsys.experiment.rows import rows_of, survey
+from recsys.experiment.rows import rows_of
 from recsys.experiment.sequential import boundary_at
-from recsys.experiment.units import VARIANT, Units, moments_of, units_of
+from recsys.experiment.units import VARIANT, Units, moments_of, read
 
 # A resampled standard error that differs from the formula's by more is worth a word.
 APART = 0.15
@@ -42,8 +42,7 @@ def analyze(plan: Experiment, data: pl.LazyFrame) -> Readout:
 
     Errors: `DataError` naming what is wrong with a column, or the variant that no row has.
     """
-    rows, found = survey(rows_of(data, plan), plan)
-    with units_of(rows, plan, found) as units:
+    with read(rows_of(data, plan), plan) as (rows, found, units):
         counts = {str(name): int(n) for name, n in units.counts().select(VARIANT, "units").iter_rows()}
         counts = {name: counts.get(name, 0) for name in plan.shares}
         p = validity.ratio_p(counts, plan.shares)

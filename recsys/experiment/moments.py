@@ -4,7 +4,7 @@ After gbstats' frozen statistics and the pairwise update of Chan, Golub and LeVe
 means are large beside deviations, as sums of squares do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Self
@@ -37,6 +37,10 @@ class Moments:
         mean = values.mean(axis=0)
         apart = values - mean
         return cls(n, mean, apart.T @ apart)
+
+    def take(self, columns: Sequence[int]) -> "Moments":
+        """Of some of the columns."""
+        return Moments(self.n, self.mean[columns], self.scatter[np.ix_(columns, columns)])
 
     def __add__(self, other: "Moments") -> "Moments":
         if not self.n or not other.n:

@@ -16,8 +16,8 @@ from recsys.errors import SpecError
 from recsys.experiment.design import Experiment
 from recsys.experiment.metrics import Linear
 from recsys.experiment.moments import Floats, Moments
-from recsys.experiment.rows import rows_of, survey
-from recsys.experiment.units import units_of, values_of
+from recsys.experiment.rows import rows_of
+from recsys.experiment.units import read, values_of
 
 # Largest number of units that is looked for.
 MOST = 1e12
@@ -135,7 +135,6 @@ def a_a(plan: Experiment, history: pl.LazyFrame, runs: int = 1000, seed: int = 0
 def _history(plan: Experiment, history: pl.LazyFrame) -> Iterator[tuple[Linear, Floats]]:
     """(units, totals) of each metric."""
     rows = rows_of(history.with_columns(pl.lit(plan.control).alias(plan.variant)), plan)
-    rows, found = survey(rows, plan, variants=[plan.control])
-    with units_of(rows, plan, found) as units:
+    with read(rows, plan, [plan.control]) as (_, _, units):
         for metric in plan.linear:
             yield metric, values_of(units, metric, plan.control)

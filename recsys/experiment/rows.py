@@ -11,9 +11,14 @@ from recsys.errors import DataError
 from recsys.experiment.design import Experiment
 from recsys.experiment.metrics import DAY, EXPOSED
 
+# Of the rows, beside the plan's own columns: the place of a row's variant in the plan, null for a stranger's.
+CODE = "|code"
 _EARLY, _KIND, _ROWS, _UNITS = "|early", "|kind", "|rows", "|units"
-# What may become of a row.
+# What may become of a row; the first that holds.
 _KINDS = ("nameless", "outside", "early", "stranger", "counts")
+_COUNTS = _KINDS.index("counts")
+# Above this a sum of whole numbers might not fit in 32 bits.
+_NARROW = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Survey:
                 time; strangers: by variant, of those that the plan does not have. None of these count
     missing   : by column, values that are null or NaN; negative: below zero; both among the rows that count
     units     : about how many there are; days: from the first row's to the last's, None without a time; last: of these
+    tidy      : every row counts as it is, without a gap, and sums fit: rows need nothing done to them
     """
 
     rows: int
@@ -37,10 +43,11 @@ class Survey:
     units: int
     days: int | None
     last: date | None = None
+    tidy: bool = False
 
 
 def rows_of(data: pl.LazyFrame, plan: Experiment) -> pl.LazyFrame:
-    """The columns that the plan reads: variants and labels as text, numbers as floats, NaN as null, days of times.
+    """The columns that the plan reads: variants and labels as text, numbers as they are, days of times; and CODE.
 
     Errors: `DataError` naming a column that is missing, holds no numbers or no times.
     """
@@ -73,10 +80,17 @@ def rows_of(data: pl.LazyFrame, plan: Experiment) -> pl.LazyFrame:
     return data.select(
         plan.unit,
         pl.col(plan.variant).cast(pl.String),
+        pl.col(plan.variant).cast(pl.String).cast(pl.Enum(list(plan.shares)), strict=False).to_physical().alias(CODE),
         *_times(plan),
-        *(pl.col(column).cast(pl.Float64).fill_nan(None) for column in numbers if column not in needed),
+        *(_number(column, schema[column]) for column in numbers if column not in needed),
         *(pl.col(column).cast(pl.String) for column in labels if column not in needed),
     )
+
+
+def _number(column: str, kind: pl.DataType) -> pl.Expr:
+    plain = isinstance(kind, pl.Float32 | pl.Float64 | pl.Int8 | pl.Int16 | pl.Int32 | pl.Int64)
+    whole = isinstance(kind, pl.Boolean | pl.UInt8 | pl.UInt16 | pl.UInt32)
+    return pl.col(column) if plain else pl.col(column).cast(pl.Int64 if whole else pl.Float64)
 
 
 def _times(plan: Experiment) -> list[pl.Expr]:
@@ -87,39 +101,47 @@ def _times(plan: Experiment) -> list[pl.Expr]:
     return [pl.col(plan.time).cast(pl.Date).alias(DAY), pl.col(first).cast(pl.Date).alias(EXPOSED), *early]
 
 
-def survey(rows: pl.LazyFrame, plan: Experiment, variants: Sequence[str] | None = None) -> tuple[pl.LazyFrame, Survey]:
-    """The rows that count, and what was found among all of them. variants : that must be there; all of the plan's.
+def _kind(plan: Experiment) -> pl.Expr:
+    """The place in _KINDS of what becomes of a row."""
+    needed = [plan.unit, plan.variant, *([DAY, EXPOSED] if plan.time else [])]
+    day = pl.col(DAY)
+    holds = {
+        "nameless": pl.any_horizontal(pl.col(column).is_null() for column in needed),
+        **({"outside": day.lt(plan.start or day) | day.gt(plan.end or day)} if plan.time else {}),
+        **({"early": pl.col(_EARLY)} if plan.exposed else {}),
+        "stranger": pl.col(CODE).is_null(),
+    }
+    kinds = [pl.when(own).then(pl.lit(_KINDS.index(name), pl.Int8)) for name, own in holds.items()]
+    return pl.coalesce(*kinds, pl.lit(_COUNTS, pl.Int8))
+
+
+def _numbers(rows: pl.LazyFrame, plan: Experiment) -> dict[str, pl.DataType]:
+    schema = rows.collect_schema()
+    own = dict.fromkeys(column for metric in plan.metrics for column in metric.columns)
+    return {column: schema[column] for column in own if column not in (plan.unit, plan.variant)}
+
+
+def asked(rows: pl.LazyFrame, plan: Experiment) -> pl.LazyFrame:
+    """What `Survey` is made of, by kind of row and variant."""
+    numbers = _numbers(rows, plan)
+    dates = [pl.col(DAY).min().alias("|from"), pl.col(DAY).max().alias("|to")] if plan.time else []
+    return rows.group_by(_kind(plan).alias(_KIND), plan.variant).agg(
+        pl.len().alias(_ROWS),
+        pl.col(plan.unit).approx_n_unique().alias(_UNITS),
+        *(pl.col(column).null_count().alias(f"null {column}") for column in numbers),
+        *(pl.col(c).is_nan().sum().alias(f"nan {c}") for c, kind in numbers.items() if kind.is_float()),
+        *(pl.col(column).min().alias(f"least {column}") for column in numbers),
+        *(pl.col(column).max().alias(f"most {column}") for column in numbers),
+        *dates,
+    )
+
+
+def told(found: pl.DataFrame, rows: pl.LazyFrame, plan: Experiment, variants: Sequence[str] | None = None) -> Survey:
+    """What `asked` found. variants : that must be there; all of the plan's.
 
     Errors: `DataError` for no rows that count, or a variant of the plan that none of them has.
     """
-    needed = [plan.unit, plan.variant, *([DAY, EXPOSED] if plan.time else [])]
-    numbers = list(dict.fromkeys(column for metric in plan.metrics for column in metric.columns))
-    numbers = [column for column in numbers if column not in needed]
-    day = pl.col(DAY)
-    first_that_holds = [
-        ("nameless", pl.any_horizontal(pl.col(column).is_null() for column in needed)),
-        *([("outside", day.lt(plan.start or day) | day.gt(plan.end or day))] if plan.time else []),
-        *([("early", pl.col(_EARLY))] if plan.exposed else []),
-        ("stranger", ~pl.col(plan.variant).is_in(list(plan.shares))),
-        ("counts", pl.lit(True)),
-    ]
-    kind = pl.coalesce(pl.when(holds).then(pl.lit(name)) for name, holds in first_that_holds)
-    dates = [pl.col(DAY).min().alias("|from"), pl.col(DAY).max().alias("|to")] if plan.time else []
-    try:
-        found = (
-            rows.group_by(kind.alias(_KIND), plan.variant)
-            .agg(
-                pl.len().alias(_ROWS),
-                pl.col(plan.unit).approx_n_unique().alias(_UNITS),
-                *(pl.col(column).is_null().sum().alias(f"missing {column}") for column in numbers),
-                *(pl.col(column).lt(0).sum().alias(f"negative {column}") for column in numbers),
-                *dates,
-            )
-            .collect(engine="streaming")
-        )
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"the data cannot be read ({str(error).splitlines()[0]})") from error
-    by_kind = {name: found.filter(pl.col(_KIND) == name) for name in _KINDS}
+    by_kind = {name: found.filter(pl.col(_KIND) == place) for place, name in enumerate(_KINDS)}
     counts = by_kind["counts"]
     for name in variants or plan.shares:
         if name not in counts[plan.variant]:
@@ -129,22 +151,41 @@ def survey(rows: pl.LazyFrame, plan: Experiment, variants: Sequence[str] | None 
                 + (f" between {plan.start} and {plan.end}" if plan.start or plan.end else "")
                 + f"; the variants there are {there}"
             )
-
-    def summed(what: str) -> dict[str, int]:
-        sums = {column: int(counts[f"{what} {column}"].sum()) for column in numbers}
-        return {column: n for column, n in sums.items() if n}
-
+    numbers = _numbers(rows, plan)
+    n = {name: int(own[_ROWS].sum()) for name, own in by_kind.items()}
+    missing = {c: int(sum(counts[f"{w} {c}"].sum() for w in ("null", "nan") if f"{w} {c}" in counts)) for c in numbers}
+    below = [c for c in numbers if (counts[f"least {c}"].min() or 0) < 0]  # type: ignore[operator]  # of numbers
+    negative = {}
+    if below:
+        sums = _rows_that_count(rows, plan).select((pl.col(c) < 0).sum() for c in below).collect(engine="streaming")
+        negative = {c: int(sums[c][0]) for c in below}
+    narrow = [c for c, kind in numbers.items() if isinstance(kind, pl.Int32 | pl.Int64)]
+    widest = max((abs(int(x)) for c in narrow for x in (*counts[f"least {c}"], *counts[f"most {c}"]) if x), default=0)
     first: Any = counts["|from"].min() if plan.time else None
     last: Any = counts["|to"].max() if plan.time else None
-    return rows.filter(kind == "counts"), Survey(
-        rows=int(found[_ROWS].sum()),
-        outside=int(by_kind["outside"][_ROWS].sum()),
-        early=int(by_kind["early"][_ROWS].sum()),
-        nameless=int(by_kind["nameless"][_ROWS].sum()),
+    missing = {column: gaps for column, gaps in missing.items() if gaps}
+    return Survey(
+        rows=sum(n.values()),
+        outside=n["outside"],
+        early=n["early"],
+        nameless=n["nameless"],
         strangers=dict(by_kind["stranger"].select(plan.variant, _ROWS).iter_rows()),
-        missing=summed("missing"),
-        negative=summed("negative"),
+        missing=missing,
+        negative=negative,
         units=int(counts[_UNITS].sum()),
         days=(last - first).days + 1 if plan.time else None,
         last=last,
+        tidy=not missing and n["counts"] == sum(n.values()) and widest * n["counts"] <= _NARROW,
     )
+
+
+def kept(rows: pl.LazyFrame, plan: Experiment, found: Survey) -> pl.LazyFrame:
+    """The rows that count, with numbers as floats and NaN as null."""
+    if found.tidy:
+        return rows
+    numbers = _numbers(rows, plan)
+    return _rows_that_count(rows, plan).with_columns(pl.col(c).cast(pl.Float64).fill_nan(None) for c in numbers)
+
+
+def _rows_that_count(rows: pl.LazyFrame, plan: Experiment) -> pl.LazyFrame:
+    return rows.filter(_kind(plan) == _COUNTS)

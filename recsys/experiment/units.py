@@ -1,4 +1,4 @@
-"""From rows to units: one streaming pass that totals each unit's rows.
+"""From rows to units: one streaming pass that totals each unit's rows, and surveys them.
 
 Units are taken in parts by the hash of their id, so that a part fits in memory, however many there are. The moments of
 parts add up (`moments`).
@@ -7,7 +7,8 @@ parts add up (`moments`).
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from recsys.errors import DataError
 from recsys.experiment.design import Experiment
 from recsys.experiment.metrics import EXPOSED, Linear, Proportion, Total
 from recsys.experiment.moments import Floats, Moments
-from recsys.experiment.rows import Survey
+from recsys.experiment.rows import CODE, Survey, asked, kept, told
 
 # Totals that are held at once, over all units of a part: half a gigabyte.
 CELLS = 60_000_000
@@ -47,6 +48,7 @@ class Units:
     parts: Sequence[pl.LazyFrame]
     mixed: pl.Series
     last: Any = None
+    _joint: dict[str | None, dict[Group, Moments]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def frames(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
         """One part after the other."""
@@ -59,37 +61,97 @@ class Units:
         frame = pl.concat([f.group_by(by).len("units") for f in self.frames(by)])
         return frame.group_by(by).agg(pl.col("units").sum()).sort(by)
 
+    @cached_property
+    def whole(self) -> list[str]:
+        """The totals that no unit lacks."""
+        names = [name for name, kind in self.parts[0].collect_schema().items() if kind == pl.Float64]
+        gaps = [part.select(pl.col(names).null_count()).collect() for part in self.parts]
+        return [name for name in names if not any(frame[name][0] for frame in gaps)]
+
+    def joint(self, label: str | None) -> dict[Group, Moments]:
+        """Moments of all that is `whole`, by variant, or by value of a label and variant: worked out once."""
+        if label not in self._joint:
+            by, found = [*([label] if label else []), VARIANT], dict[Group, Moments]()
+            for frame in self.frames([*by, *self.whole]):
+                _add(found, frame, by, self.whole)
+            self._joint[label] = found
+        return self._joint[label]
+
     def column(self, name: str) -> pl.Series:
         """Of all units, without what is missing."""
         return pl.concat([frame.to_series() for frame in self.frames([name])]).drop_nulls()
 
 
 @contextmanager
-def units_of(rows: pl.LazyFrame, plan: Experiment, found: Survey, cells: int = CELLS) -> Iterator[Units]:
-    """Total the rows of each unit. More units than `cells` allows are kept in files until this context ends."""
-    totals = totals_of(plan)
-    aggregates = [
-        pl.col(plan.variant).min().alias(VARIANT),
-        pl.col(plan.variant).max().alias(OTHER),
-        *([pl.col(EXPOSED).min().alias(FIRST)] if plan.time else []),
-        *(_one(label) for label in plan.unit_labels),
-        *(_expression(total, found) for total in totals if total.slates is None),
-    ]
-    parts = max(1, -(-found.units * (len(aggregates) + 1) // cells))
+def read(
+    rows: pl.LazyFrame, plan: Experiment, variants: Sequence[str] | None = None, cells: int = CELLS
+) -> Iterator[tuple[pl.LazyFrame, Survey, Units]]:
+    """The rows that count, what was found among all, and the units' totals, as of `units_of`.
+
+    Rows are read once where they are as they should be, as most are: units are totalled along with the survey.
+    Errors: `DataError` as of `told`, or for what cannot be read.
+    """
+    try:
+        n = int(rows.select(pl.col(plan.unit).approx_n_unique()).collect(engine="streaming").item())
+        asking = asked(rows, plan)
+        if _parts(n, plan, cells) > 1:
+            hoped, surveyed = None, asking.collect(engine="streaming")
+        else:
+            surveyed, hoped = pl.collect_all([asking, _query(rows, plan, None)], engine="streaming")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"the data cannot be read ({str(error).splitlines()[0]})") from error
+    found = told(surveyed, rows, plan, variants)
+    rows = kept(rows, plan, found)
+    with units_of(rows, plan, found, cells, hoped if found.tidy else None) as units:
+        yield rows, found, units
+
+
+@contextmanager
+def units_of(
+    rows: pl.LazyFrame, plan: Experiment, found: Survey, cells: int = CELLS, ready: pl.DataFrame | None = None
+) -> Iterator[Units]:
+    """Total the rows of each unit. More units than `cells` allows are kept in files until this context ends.
+
+    rows : as of `kept`; ready : what `read` has totalled already
+    """
+    totals = [total for total in totals_of(plan) if total.slates is not None]
+    parts = 1 if ready is not None else _parts(found.units, plan, cells)
     frames, mixed = [], []
     with tempfile.TemporaryDirectory(prefix="recsys-units-") as folder:
         for part in range(parts):
             own = rows if parts == 1 else rows.filter(pl.col(plan.unit).hash(0) % parts == part)
-            frame = own.group_by(plan.unit).agg(aggregates).collect(engine="streaming")
+            frame = _query(own, plan, found).collect(engine="streaming") if ready is None else ready
             one = frame[VARIANT] == frame[OTHER]
             mixed.append(frame.filter(~one)[plan.unit])
-            frame = frame.filter(one).drop(OTHER)
-            frame = _with_slates(frame, own, plan.unit, [total for total in totals if total.slates is not None])
+            names = pl.Series(list(plan.shares), dtype=pl.Enum(list(plan.shares)))
+            frame = frame if one.all() else frame.filter(one)
+            frame = frame.drop(OTHER).with_columns(names.gather(frame[VARIANT]).alias(VARIANT))
+            frame = _with_slates(frame, own, plan.unit, totals)
             if parts > 1:
                 frame.write_parquet(Path(folder) / f"{part}.parquet")
             frames.append(frame.lazy() if parts == 1 else pl.scan_parquet(Path(folder) / f"{part}.parquet"))
             del frame
         yield Units(frames, pl.concat(mixed), found.last)
+
+
+def _parts(units: int, plan: Experiment, cells: int) -> int:
+    return max(1, -(-units * (len(totals_of(plan)) + len(plan.unit_labels) + 4) // cells))
+
+
+def _query(rows: pl.LazyFrame, plan: Experiment, found: Survey | None) -> pl.LazyFrame:
+    """Each unit's totals. found : None where there are hoped to be no gaps."""
+    own = [total for total in totals_of(plan) if total.slates is None]
+    return (
+        rows.group_by(plan.unit)
+        .agg(
+            pl.col(CODE).min().alias(VARIANT),
+            pl.col(CODE).max().alias(OTHER),
+            *([pl.col(EXPOSED).min().alias(FIRST)] if plan.time else []),
+            *(_one(label) for label in plan.unit_labels),
+            *(_expression(total, found) for total in own),
+        )
+        .with_columns(pl.col(total.name).cast(pl.Float64) for total in own)
+    )
 
 
 def totals_of(plan: Experiment) -> list[Total]:
@@ -109,8 +171,8 @@ def _one(label: str) -> pl.Expr:
     )
 
 
-def _expression(total: Total, found: Survey) -> pl.Expr:
-    gaps = any(column in found.missing for column in total.columns)
+def _expression(total: Total, found: Survey | None) -> pl.Expr:
+    gaps = found is not None and any(column in found.missing for column in total.columns)
     expr = total.expr if gaps or total.gapless is None else total.gapless
     return expr.alias(total.name)
 
@@ -136,22 +198,45 @@ def moments_of(
     label : a column of the units' frames
     Errors: `DataError` for a proportion's value that is neither 0 nor 1.
     """
-    found: dict[Group, Moments] = {} if label else {(name,): Moments.none(len(metric.totals)) for name in names}
-    left_out = filled = 0
     own = [total.name for total in metric.totals]
-    for ready, without, lacking in _ready(units, metric, [label] if label else []):
-        left_out, filled = left_out + without, filled + lacking
-        for key, frame in ready.partition_by([*([label] if label else []), VARIANT], as_dict=True).items():
-            if key[-1] in names:
-                group = tuple(map(str, key))
-                moments = Moments.of(frame.select(own).to_numpy())
-                found[group] = found[group] + moments if group in found else moments
-    return found, left_out, filled
+    by = [*([label] if label else []), VARIANT]
+    found: dict[Group, Moments] = {}
+    left_out = filled = 0
+    if isinstance(metric, Proportion):
+        _check(units, metric, own[0])
+    if not metric.winsorize and not metric.span and set(own) <= set(units.whole):
+        places = [units.whole.index(name) for name in own]
+        found = {group: moments.take(places) for group, moments in units.joint(label).items()}
+    else:
+        for ready, without, lacking in _ready(units, metric, by[:-1]):
+            left_out, filled = left_out + without, filled + lacking
+            _add(found, ready, by, own)
+    if label is None:
+        found = {(name,): Moments.none(len(own)) for name in names} | found
+    return {group: moments for group, moments in found.items() if group[-1] in names}, left_out, filled
+
+
+def _add(found: dict[Group, Moments], frame: pl.DataFrame, by: Sequence[str], own: Sequence[str]) -> None:
+    """Moments of a part's units, to what there is of each group."""
+    for key, units in frame.partition_by(by, as_dict=True).items():
+        group = tuple(map(str, key))
+        moments = Moments.of(units.select(own).to_numpy())
+        found[group] = found[group] + moments if group in found else moments
+
+
+def _check(units: Units, metric: Proportion, name: str) -> None:
+    odd = units.column(name).unique()
+    if len(odd := odd.filter(~odd.is_in([0.0, 1.0]))):
+        raise DataError(
+            f"column '{metric.column}' (proportion '{metric.name}') holds {odd[0]:g}; only 0 and 1 may be there"
+        )
 
 
 def values_of(units: Units, metric: Linear, name: str) -> Floats:
     """(units, totals) of a variant. Errors: as of `moments_of`."""
     own = [total.name for total in metric.totals]
+    if isinstance(metric, Proportion):
+        _check(units, metric, own[0])
     parts = [ready.filter(pl.col(VARIANT) == name).select(own).to_numpy() for ready, _, _ in _ready(units, metric, [])]
     return np.concatenate(parts)
 
@@ -160,12 +245,6 @@ def _ready(units: Units, metric: Linear, labels: Sequence[str]) -> Iterator[tupl
     """By part: VARIANT, labels and the metric's totals, how many units are left out, how many lack a covariate."""
     own = [total.name for total in metric.totals]
     measured, covariates = own[: len(metric.values)], own[len(metric.values) :]
-    if isinstance(metric, Proportion):
-        odd = units.column(own[0]).unique()
-        if len(odd := odd.filter(~odd.is_in([0.0, 1.0]))):
-            raise DataError(
-                f"column '{metric.column}' (proportion '{metric.name}') holds {odd[0]:g}; only 0 and 1 may be there"
-            )
     caps = {n: units.column(n).quantile(metric.winsorize, "linear") for n in measured} if metric.winsorize else {}
     means = {name: units.column(name).mean() for name in covariates}
     seen = [FIRST] if metric.span else []

@@ -105,19 +105,15 @@ def imbalances(plan: Experiment, moments: Mapping[str, Mapping[str, Moments]]) -
 
 def concentrations(plan: Experiment, units: Units) -> Iterator[str]:
     """Metrics whose total lies with few units: bots, or whales."""
-    for metric in plan.metrics:
-        if metric.kind != "mean" or metric.winsorize:
-            continue
+    own = [metric for metric in plan.metrics if metric.kind == "mean" and not metric.winsorize]
+    names = list(dict.fromkeys(metric.values[0].name for metric in own))
+    tops = [pl.col(name).max().alias(f"top {name}") for name in names]
+    found = pl.concat([f.group_by(VARIANT).agg(pl.col(names).sum(), *tops) for f in units.frames([VARIANT, *names])])
+    found = found.group_by(VARIANT).agg(pl.col(names).sum(), *(pl.col(f"top {name}").max() for name in names))
+    for metric in own:
         name = metric.values[0].name
-        top = pl.concat(
-            [
-                f.group_by(VARIANT).agg(pl.col(name).max().alias("top"), pl.col(name).sum())
-                for f in units.frames([VARIANT, name])
-            ]
-        )
-        top = top.group_by(VARIANT).agg(pl.col("top").max(), pl.col(name).sum()).filter(pl.col(name) > 0)
-        for variant, most, total in top.sort(VARIANT).iter_rows():
-            if most > HEAVY * total:
+        for variant, most, total in found.sort(VARIANT).select(VARIANT, f"top {name}", name).iter_rows():
+            if most is not None and most > HEAVY * total > 0:
                 yield (
                     f"One unit has {most / total:.0%} of '{metric.name}' in {variant}: a bot or an outlier; "
                     "set winsorize = 0.999 for this metric, or leave the unit out."
