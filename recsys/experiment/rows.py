@@ -13,7 +13,7 @@ from recsys.experiment.metrics import DAY, EXPOSED
 
 # Of the rows, beside the plan's own columns: the place of a row's variant in the plan, null for a stranger's.
 CODE = "|code"
-_EARLY, _KIND, _ROWS, _UNITS = "|early", "|kind", "|rows", "|units"
+_EARLY, _KIND, _ROWS = "|early", "|kind", "|rows"
 # What may become of a row; the first that holds.
 _KINDS = ("nameless", "outside", "early", "stranger", "counts")
 _COUNTS = _KINDS.index("counts")
@@ -125,9 +125,8 @@ def asked(rows: pl.LazyFrame, plan: Experiment) -> pl.LazyFrame:
     """What `Survey` is made of, by kind of row and variant."""
     numbers = _numbers(rows, plan)
     dates = [pl.col(DAY).min().alias("|from"), pl.col(DAY).max().alias("|to")] if plan.time else []
-    return rows.group_by(_kind(plan).alias(_KIND), plan.variant).agg(
+    return rows.group_by(_kind(plan).alias(_KIND), CODE).agg(
         pl.len().alias(_ROWS),
-        pl.col(plan.unit).approx_n_unique().alias(_UNITS),
         *(pl.col(column).null_count().alias(f"null {column}") for column in numbers),
         *(pl.col(c).is_nan().sum().alias(f"nan {c}") for c, kind in numbers.items() if kind.is_float()),
         *(pl.col(column).min().alias(f"least {column}") for column in numbers),
@@ -136,22 +135,29 @@ def asked(rows: pl.LazyFrame, plan: Experiment) -> pl.LazyFrame:
     )
 
 
-def told(found: pl.DataFrame, rows: pl.LazyFrame, plan: Experiment, variants: Sequence[str] | None = None) -> Survey:
-    """What `asked` found. variants : that must be there; all of the plan's.
+def told(
+    found: pl.DataFrame, rows: pl.LazyFrame, plan: Experiment, units: int, variants: Sequence[str] | None = None
+) -> Survey:
+    """What `asked` found. units : about how many there are; variants : that must be there; all of the plan's.
 
     Errors: `DataError` for no rows that count, or a variant of the plan that none of them has.
     """
     by_kind = {name: found.filter(pl.col(_KIND) == place) for place, name in enumerate(_KINDS)}
     counts = by_kind["counts"]
     for name in variants or plan.shares:
-        if name not in counts[plan.variant]:
-            there = ", ".join(sorted(str(v) for v in found[plan.variant].drop_nulls().unique())) or "none"
+        if list(plan.shares).index(name) not in counts[CODE]:
+            names = rows.select(pl.col(plan.variant).drop_nulls().unique()).collect(engine="streaming").to_series()
+            there = ", ".join(sorted(names)) or "none"
             raise DataError(
                 f"no rows of variant '{name}' in column '{plan.variant}'"
                 + (f" between {plan.start} and {plan.end}" if plan.start or plan.end else "")
                 + f"; the variants there are {there}"
             )
     numbers = _numbers(rows, plan)
+    strangers = {}
+    if by_kind["stranger"].height:
+        by_name = rows.filter(_kind(plan) == _KINDS.index("stranger")).group_by(plan.variant).len()
+        strangers = dict(by_name.sort(plan.variant).collect(engine="streaming").iter_rows())
     n = {name: int(own[_ROWS].sum()) for name, own in by_kind.items()}
     missing = {c: int(sum(counts[f"{w} {c}"].sum() for w in ("null", "nan") if f"{w} {c}" in counts)) for c in numbers}
     below = [c for c in numbers if (counts[f"least {c}"].min() or 0) < 0]  # type: ignore[operator]  # of numbers
@@ -169,10 +175,10 @@ def told(found: pl.DataFrame, rows: pl.LazyFrame, plan: Experiment, variants: Se
         outside=n["outside"],
         early=n["early"],
         nameless=n["nameless"],
-        strangers=dict(by_kind["stranger"].select(plan.variant, _ROWS).iter_rows()),
+        strangers=strangers,
         missing=missing,
         negative=negative,
-        units=int(counts[_UNITS].sum()),
+        units=units,
         days=(last - first).days + 1 if plan.time else None,
         last=last,
         tidy=not missing and n["counts"] == sum(n.values()) and widest * n["counts"] <= _NARROW,

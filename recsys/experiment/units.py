@@ -100,7 +100,7 @@ def read(
             surveyed, hoped = pl.collect_all([asking, _query(rows, plan, None)], engine="streaming")
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"the data cannot be read ({str(error).splitlines()[0]})") from error
-    found = told(surveyed, rows, plan, variants)
+    found = told(surveyed, rows, plan, n, variants)
     rows = kept(rows, plan, found)
     with units_of(rows, plan, found, cells, hoped if found.tidy else None) as units:
         yield rows, found, units
