@@ -121,28 +121,40 @@ def _numbers(rows: pl.LazyFrame, plan: Experiment) -> dict[str, pl.DataType]:
     return {column: schema[column] for column in own if column not in (plan.unit, plan.variant)}
 
 
-def asked(rows: pl.LazyFrame, plan: Experiment) -> pl.LazyFrame:
-    """What `Survey` is made of, by kind of row and variant."""
-    numbers = _numbers(rows, plan)
+def asked(rows: pl.LazyFrame, plan: Experiment) -> list[pl.LazyFrame]:
+    """What `Survey` is made of: how many rows there are by kind and variant; and, of all rows, gaps and extremes of the
+    numbers, which are the survey's where all rows count."""
     dates = [pl.col(DAY).min().alias("|from"), pl.col(DAY).max().alias("|to")] if plan.time else []
-    return rows.group_by(_kind(plan).alias(_KIND), CODE).agg(
+    return [
+        rows.group_by(_kind(plan).alias(_KIND), CODE).agg(pl.len().alias(_ROWS), *dates),
+        rows.select(_numbers_asked(rows, plan)),
+    ]
+
+
+def _numbers_asked(rows: pl.LazyFrame, plan: Experiment) -> list[pl.Expr]:
+    numbers = _numbers(rows, plan)
+    return [
         pl.len().alias(_ROWS),
         *(pl.col(column).null_count().alias(f"null {column}") for column in numbers),
         *(pl.col(c).is_nan().sum().alias(f"nan {c}") for c, kind in numbers.items() if kind.is_float()),
         *(pl.col(column).min().alias(f"least {column}") for column in numbers),
         *(pl.col(column).max().alias(f"most {column}") for column in numbers),
-        *dates,
-    )
+    ]
 
 
 def told(
-    found: pl.DataFrame, rows: pl.LazyFrame, plan: Experiment, units: int, variants: Sequence[str] | None = None
+    found: Sequence[pl.DataFrame],
+    rows: pl.LazyFrame,
+    plan: Experiment,
+    units: int,
+    variants: Sequence[str] | None = None,
 ) -> Survey:
     """What `asked` found. units : about how many there are; variants : that must be there; all of the plan's.
 
     Errors: `DataError` for no rows that count, or a variant of the plan that none of them has.
     """
-    by_kind = {name: found.filter(pl.col(_KIND) == place) for place, name in enumerate(_KINDS)}
+    kinds, numbers_found = found
+    by_kind = {name: kinds.filter(pl.col(_KIND) == place) for place, name in enumerate(_KINDS)}
     counts = by_kind["counts"]
     for name in variants or plan.shares:
         if list(plan.shares).index(name) not in counts[CODE]:
@@ -159,14 +171,19 @@ def told(
         by_name = rows.filter(_kind(plan) == _KINDS.index("stranger")).group_by(plan.variant).len()
         strangers = dict(by_name.sort(plan.variant).collect(engine="streaming").iter_rows())
     n = {name: int(own[_ROWS].sum()) for name, own in by_kind.items()}
-    missing = {c: int(sum(counts[f"{w} {c}"].sum() for w in ("null", "nan") if f"{w} {c}" in counts)) for c in numbers}
-    below = [c for c in numbers if (counts[f"least {c}"].min() or 0) < 0]  # type: ignore[operator]  # of numbers
+    everyone = n["counts"] == sum(n.values())
+    if not everyone:
+        asking = _rows_that_count(rows, plan).select(_numbers_asked(rows, plan))
+        numbers_found = asking.collect(engine="streaming")
+    of = numbers_found.row(0, named=True)
+    missing = {c: of[f"null {c}"] + of.get(f"nan {c}", 0) for c in numbers}
+    below = [c for c in numbers if (of[f"least {c}"] or 0) < 0]
     negative = {}
     if below:
         sums = _rows_that_count(rows, plan).select((pl.col(c) < 0).sum() for c in below).collect(engine="streaming")
         negative = {c: int(sums[c][0]) for c in below}
     narrow = [c for c, kind in numbers.items() if isinstance(kind, pl.Int32 | pl.Int64)]
-    widest = max((abs(int(x)) for c in narrow for x in (*counts[f"least {c}"], *counts[f"most {c}"]) if x), default=0)
+    widest = max((abs(of[f"{end} {c}"] or 0) for c in narrow for end in ("least", "most")), default=0)
     first: Any = counts["|from"].min() if plan.time else None
     last: Any = counts["|to"].max() if plan.time else None
     missing = {column: gaps for column, gaps in missing.items() if gaps}
@@ -181,7 +198,7 @@ def told(
         units=units,
         days=(last - first).days + 1 if plan.time else None,
         last=last,
-        tidy=not missing and n["counts"] == sum(n.values()) and widest * n["counts"] <= _NARROW,
+        tidy=not missing and everyone and widest * n["counts"] <= _NARROW,
     )
 
 
