@@ -140,8 +140,11 @@ def test_a_plan_is_read_from_toml_and_its_problems_name_file_and_field(tmp_path:
         ({"metrics": [{**CLICKS, "column": "klicks"}]}, r"no column 'klicks' \(metric 'clicks'\).*there are"),
         ({"unit": "uid"}, r"no column 'uid' \(unit\)"),
         ({"time": "ts"}, r"no column 'ts' \(time\)"),
-        ({"time": "clicks"}, "holds Int64, not dates or times"),
-        ({"metrics": [{**CLICKS, "column": "variant"}]}, "holds String, not numbers"),
+        ({"time": "seconds"}, "holds Float64, not dates or times"),
+        (
+            {"variant": "user_id", "unit": "seconds", "metrics": [{**CLICKS, "column": "variant"}]},
+            "holds String, not numb",
+        ),
         ({"metrics": [{"name": "c", "kind": "proportion", "column": "clicks"}]}, "only 0 and 1 may be there"),
         ({"shares": {"A": 0.5, "B": 0.3, "C": 0.2}}, "no rows of variant 'C' in column 'variant'; .* are A, B"),
     ],

@@ -60,7 +60,7 @@ def test_where_a_value_is_not_told_from_zero_there_is_no_relative_interval() -> 
 
 
 def test_what_is_needed_is_said_by_metric_and_covariates_help(rows: pl.DataFrame) -> None:
-    experiment = half(CLICKS, {**CLICKS, "name": "cuped", "covariate": "pre_clicks"}, CTR)
+    experiment = half(CLICKS, {**CLICKS, "name": "cuped", "covariate": "pre_clicks"}, CTR, correction="none")
     table = needed(experiment, rows.lazy().drop("variant"), 0.05, daily=100)
     clicks, with_cuped, _ = table.rows(named=True)
     totals = rows.group_by("user_id").agg(pl.col("clicks").sum())["clicks"]

@@ -1,5 +1,6 @@
 """`recsys ab`: plan, assign, check and read experiments; other policies, mixed rankings, made-up people."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Experiments: plan, assign, check, read; logged policies; interleaving; made-up people.", no_args_is_help=True
 )
+
+# Rows of CSV from which types are told, and what stands there for nothing.
+INFER, NULLS = 100_000, ["", "NA", "N/A", "null", "NULL", "None"]
 
 PlanArgument = Annotated[Path, typer.Argument(help="the experiment, a TOML file", metavar="EXP.toml")]
 DataOption = Annotated[
@@ -32,7 +36,8 @@ def analyze(
     from recsys.experiment import Experiment
     from recsys.experiment import analyze as read
 
-    readout = read(Experiment.read(plan), _rows(data))
+    experiment = Experiment.read(plan)
+    readout = read(experiment, _rows(data, [experiment.unit, experiment.variant]))
     readout.write(out)
     Console().print(Markdown(readout.as_markdown()))
     typer.echo(f"written: {out / 'readout.html'}")
@@ -49,7 +54,8 @@ def check(plan: PlanArgument, data: DataOption) -> None:
     from recsys.experiment import Experiment
     from recsys.experiment import analyze as read
 
-    readout = read(Experiment.read(plan), _rows(data))
+    experiment = Experiment.read(plan)
+    readout = read(experiment, _rows(data, [experiment.unit, experiment.variant]))
     for name, n in readout.ratio.counts.items():
         typer.echo(f"{name}: {n} units")
     typer.echo(f"sample ratio: p = {readout.ratio.p:.3g}, at any look {readout.ratio.sequential_p:.3g}")
@@ -74,7 +80,8 @@ def design(
     from recsys.experiment import Experiment
     from recsys.experiment.power import a_a, needed
 
-    experiment, rows = Experiment.read(plan), _rows(data)
+    experiment = Experiment.read(plan)
+    rows = _rows(data, [experiment.unit])
     _print(needed(experiment, rows, effect, wanted=power, daily=daily), f"for {effect:+.1%} with power {power:.0%}")
     if runs:
         _print(a_a(experiment, rows, runs, seed), f"{runs} random splits of the history")
@@ -93,10 +100,14 @@ def assign(
     from recsys.errors import DataError
     from recsys.experiment import Experiment
 
-    experiment, rows = Experiment.read(plan), _rows(units)
+    experiment = Experiment.read(plan)
+    rows = _rows(units, [experiment.unit])
     if experiment.unit not in rows.collect_schema():
         raise DataError(f"{units}: no column '{experiment.unit}' (unit)")
     frame = rows.select(experiment.unit).unique(maintain_order=True).collect()
+    if frame[experiment.unit].null_count():
+        typer.echo("rows without a unit are left out")
+        frame = frame.drop_nulls()
     variants = pl.Series(experiment.variant, experiment.assign(frame[experiment.unit].to_list()), dtype=pl.String)
     frame = frame.with_columns(variants)
     with atomic_file(out) as file:
@@ -165,10 +176,15 @@ def interleave(
         raise SpecError("give --ranking NAME=FILE twice and --out, or --lists and --clicks")
     if method not in METHODS:
         raise SpecError(f"--method: must be one of {', '.join(METHODS)}, not '{method}'")
-    found = lists_of({name: _rows(path).collect() for name, path in _named(rankings).items()}, k, method, seed)
+    given = {name: _rows(path).collect() for name, path in _named(rankings).items()}
+    found = lists_of(given, k, method, seed)
     with atomic_file(out) as file:
         found.write_parquet(file)
-    typer.echo(f"{found['user_id'].n_unique()} lists of {k} by {method}: {out}")
+    n = found["user_id"].n_unique()
+    typer.echo(f"{n} lists of {k} by {method}: {out}")
+    for name, frame in given.items():
+        if lost := frame["user_id"].n_unique() - n:
+            typer.echo(f"{lost} users of '{name}' are not in all rankings, and have no list")
 
 
 @app.command()
@@ -232,16 +248,37 @@ def _named(given: list[str]) -> dict[str, Path]:
     return found
 
 
-def _rows(path: Path) -> "pl.LazyFrame":
+def _rows(path: Path, text: Sequence[str] = ()) -> "pl.LazyFrame":
+    """Rows of Parquet or CSV, a file, a folder or a glob. text : columns of CSV that are text whatever they look like.
+
+    Errors: `DataError` for what is not there, or no table.
+    """
     import polars as pl
 
     from recsys.errors import DataError
 
+    where = str(path)
+    kinds = (
+        {file.suffix.lower() for file in path.iterdir() if file.is_file()} if path.is_dir() else {path.suffix.lower()}
+    )
+    csv = ".csv" in kinds and ".parquet" not in kinds
+    if not path.exists() and not any(sign in where for sign in "*?["):
+        raise DataError(f"{path}: there is no such file or folder")
     try:
-        if path.suffix == ".csv":
-            return pl.scan_csv(path, try_parse_dates=True)
-        where = path / "**/*.parquet" if path.is_dir() else path
-        rows = pl.scan_parquet(where)
+        if csv:
+            files = str(path / "*.csv") if path.is_dir() else where
+            rows = pl.scan_csv(files, try_parse_dates=True, infer_schema_length=INFER, null_values=NULLS)
+            if own := [column for column in text if column in rows.collect_schema()]:
+                kept = dict.fromkeys(own, pl.String())
+                rows = pl.scan_csv(
+                    files, try_parse_dates=True, infer_schema_length=INFER, null_values=NULLS, schema_overrides=kept
+                )
+            return rows
+        shards = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        if len({tuple(pl.read_parquet_schema(shard).items()) for shard in shards if shard.exists()}) > 1:
+            # They differ in how wide their numbers are.
+            return pl.concat([pl.scan_parquet(shard) for shard in shards], how="vertical_relaxed")
+        rows = pl.scan_parquet(shards)
         rows.collect_schema()
         return rows
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -14,14 +14,20 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
+from recsys.errors import DataError
 from recsys.experiment.moments import Floats
 
 
 def points(units: Iterable[object], salt: str) -> Floats:
-    """(units,) of [0, 1). A unit is taken as its text: 17 and "17" are one."""
+    """(units,) of [0, 1). A unit is taken as its text: 17 and "17" are one.
+
+    Errors: `DataError` for a unit that is missing or a float, whose text is not the id's.
+    """
     head = blake2b(salt.encode() + b"\0", digest_size=8)
     found = []
     for unit in units:
+        if unit is None or isinstance(unit, float):
+            raise DataError(f"unit {unit!r}: units must be whole numbers or text, and none may be missing")
         own = head.copy()
         own.update(str(unit).encode())
         found.append(int.from_bytes(own.digest(), "big"))

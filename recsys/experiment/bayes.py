@@ -1,7 +1,8 @@
 """The same figures for those who ask how likely it is that the treatment is better, and what a wrong choice would cost.
 
 Means and ratios: a normal posterior, from the effect and its standard error and a normal prior around no effect (flat
-where the metric names none). Proportions without covariates: Beta(1, 1) before, in each variant.
+where the metric names none). Proportions as they are, without covariates, strata or a prior: Beta(1, 1) before, in each
+variant.
 """
 
 import math
@@ -35,11 +36,17 @@ UNKNOWN = Posterior(math.nan, math.nan, NAN)
 
 
 def posterior(
-    metric: BaseMetric, control: Estimate, treatment: Estimate, effect: Effect, confidence: float
+    metric: BaseMetric,
+    control: Estimate,
+    treatment: Estimate,
+    effect: Effect,
+    confidence: float,
+    *,
+    stratified: bool = False,
 ) -> Posterior:
     """Of one comparison; NaN where there is no standard error."""
     up = metric.direction == "up"
-    if isinstance(metric, Proportion) and not metric.covariates:
+    if isinstance(metric, Proportion) and not metric.covariates and metric.prior is None and not stratified:
         return _betas(control, treatment, confidence, up=up)
     if not (math.isfinite(effect.se) and effect.se > 0):
         return UNKNOWN

@@ -82,6 +82,11 @@ class Experiment(BaseModel):
             raise ValueError(f"shares: must lie between 0 and 1 and sum to 1, not {sum(self.shares.values()):g}")
         if not 0 <= self.traffic[0] < self.traffic[1] <= 1:
             raise ValueError(f"traffic: must be a part [from, to] of [0, 1], not {list(self.traffic)}")
+        if self.layer and self.layer == (self.salt or self.name):
+            raise ValueError(
+                f"layer: '{self.layer}' is what variants are drawn by, too; another name, or a salt, keeps them apart"
+            )
+        self._apart()
         if self.traffic != (0.0, 1.0) and not self.layer:
             raise ValueError("layer: name it, since traffic is given")
         names = [metric.name for metric in self.metrics]
@@ -101,6 +106,20 @@ class Experiment(BaseModel):
         if self.start and self.end and self.end < self.start:
             raise ValueError(f"end: {self.end} is before start: {self.start}")
         return self
+
+    def _apart(self) -> None:
+        """Errors: `ValueError` for a column that is used as two things that it cannot both be."""
+        used = {"unit": self.unit, "variant": self.variant, "time": self.time, "exposed": self.exposed}
+        columns = [column for column in used.values() if column]
+        if twice := [column for column in columns if columns.count(column) > 1]:
+            raise ValueError(f"'{twice[0]}' is named as two of unit, variant, time and exposed")
+        others = {f"metric '{m.name}'": (*m.columns, *m.labels) for m in self.metrics} | self.labels
+        for what, own in others.items():
+            for column in own:
+                if taken := [name for name, other in used.items() if other == column]:
+                    raise ValueError(f"{what}: '{column}' is the {taken[0]} already")
+        if self.strata and (pooled := [m.name for m in self.metrics if getattr(m, "test", "") == "pooled"]):
+            raise ValueError(f"strata: '{pooled[0]}' is tested with one variance for all units (test = 'pooled')")
 
     @property
     def treatments(self) -> tuple[str, ...]:
@@ -142,6 +161,8 @@ class Experiment(BaseModel):
             raise SpecError(f"{path}: is not TOML ({error})") from error
         if extra := sorted(content.keys() - {"experiment", "metric"}):
             raise SpecError(f"{path}: unknown table [{extra[0]}]; there are [experiment] and [[metric]]")
+        if not isinstance(content.get("experiment", {}), dict) or not isinstance(content.get("metric", []), list):
+            raise SpecError(f"{path}: needs a table [experiment] and tables [[metric]]")
         try:
             return cls.model_validate({**content.get("experiment", {}), "metrics": content.get("metric", [])})
         except ValidationError as error:

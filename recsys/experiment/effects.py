@@ -57,6 +57,8 @@ def compare(
     """
     effect = treatment.value - control.value
     own = [pooled or e.variance for e in (control, treatment)]
+    if min(control.n, treatment.n) < 2:
+        return Effect(effect, math.nan, math.nan, NAN, math.nan, math.nan, NAN, NAN, math.nan)
     parts = [v / e.n for v, e in zip(own, (control, treatment), strict=True)]
     variance = sum(parts)
     if not (math.isfinite(variance) and variance > 0):

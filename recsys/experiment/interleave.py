@@ -8,6 +8,7 @@ gives credit to who put the item there, or would have put it high; the ranker wi
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from hashlib import blake2b
 from itertools import combinations
 from typing import Any
 
@@ -163,11 +164,12 @@ def lists_of(rankings: Mapping[str, pl.DataFrame], k: int, method: str = "team-d
     """Mix rankings into a list for each user that all of them know: user_id, rank, item_id, and "credit <name>" of each
     ranker for a click there.
 
-    rankings : by name: user_id, item_id, rank (from 1). Randomness comes from the seed and the user's place
+    rankings : by name: user_id, item_id, rank (from 1). Randomness comes from the seed and the user
     Errors: `DataError` for a missing column; `SpecError` for rankings that cannot be mixed this way.
     """
     if len(rankings) < 2 or (method == "optimized" and len(rankings) > 2):
         raise SpecError(f"{method} needs {'two rankings' if method == 'optimized' else 'two rankings or more'}")
+    _same_ids({f"ranking '{name}'": frame for name, frame in rankings.items()})
     by_user = {}
     for name, frame in rankings.items():
         if lacking := [c for c in ("user_id", "item_id", "rank") if c not in frame.columns]:
@@ -181,9 +183,10 @@ def lists_of(rankings: Mapping[str, pl.DataFrame], k: int, method: str = "team-d
         raise DataError("no user is in all rankings")
     items = pl.concat([frame["item_id"] for frame in rankings.values()]).unique().sort()
     found = []
-    for place, row in enumerate(together.iter_rows(named=True)):
+    for row in together.iter_rows(named=True):
         codes = [items.search_sorted(pl.Series(row[name], dtype=items.dtype)).to_numpy() for name in rankings]
-        rng = np.random.default_rng((seed, place))
+        own = blake2b(str(row["user_id"]).encode(), digest_size=8).digest()
+        rng = np.random.default_rng((seed, int.from_bytes(own, "big")))
         if method == "optimized":
             shown = optimized(codes[0], codes[1], k, rng)
         else:
@@ -198,11 +201,20 @@ def lists_of(rankings: Mapping[str, pl.DataFrame], k: int, method: str = "team-d
     return pl.concat(found)
 
 
+def _same_ids(frames: Mapping[str, pl.DataFrame]) -> None:
+    """Errors: `DataError` for ids of different types, which would never meet."""
+    (first, one), *others = frames.items()
+    for name, frame in others:
+        for column in ("user_id", "item_id"):
+            if column in frame.columns and column in one.columns and frame[column].dtype != one[column].dtype:
+                raise DataError(f"'{column}' is {one[column].dtype} in {first}, {frame[column].dtype} in {name}")
+
+
 def judged(lists: pl.DataFrame, clicks: pl.DataFrame, confidence: float = 0.95) -> pl.DataFrame:
     """Which ranker the clicks prefer, a row for each pair: mean credit of "other" over "one" a list, its interval, p
     (Holm's for all pairs), and how many lists each won.
 
-    lists : as of `lists_of`; clicks : user_id, item_id, a row for each click
+    lists : as of `lists_of`; clicks : user_id, item_id; several on one item count as one
     Errors: `DataError` for a missing column, or fewer than two rankers.
     """
     for what, frame, columns in (
@@ -214,7 +226,10 @@ def judged(lists: pl.DataFrame, clicks: pl.DataFrame, confidence: float = 0.95) 
     credited = [name for name in lists.columns if name.startswith("credit ")]
     if len(credited) < 2:
         raise DataError("lists: needs two columns 'credit <name>' or more, as `recsys ab interleave` writes them")
-    clicked = clicks.group_by("user_id", "item_id").agg(pl.len().alias("clicks"))
+    _same_ids({"lists": lists, "clicks": clicks})
+    clicked = clicks.select("user_id", "item_id").unique().with_columns(clicks=1)
+    if clicked.join(lists, on=["user_id", "item_id"], how="semi").is_empty():
+        raise DataError("no click is on an item of the lists: are these the clicks on them?")
     scored = (
         lists.join(clicked, on=["user_id", "item_id"], how="left")
         .group_by("user_id", maintain_order=True)

@@ -25,7 +25,7 @@ class Total:
 
     columns : numbers that are read; labels : columns of anything else
     expr    : over a unit's rows; where there are `slates`, over its slates
-    gapless : the same where no value is missing, and cheaper
+    gapless : the same where no value is missing, and cheaper; alias: the total that it then equals
     slates  : the column that tells a unit's slates apart; by_slate: what is made of the rows of each
     """
 
@@ -33,6 +33,7 @@ class Total:
     columns: tuple[str, ...]
     expr: pl.Expr
     gapless: pl.Expr | None = None
+    alias: str | None = None
     labels: tuple[str, ...] = ()
     slates: str | None = None
     by_slate: tuple[pl.Expr, ...] = ()
@@ -42,6 +43,13 @@ def total(column: str) -> Total:
     """The sum. That of nothing but gaps is not known, and not zero."""
     own = pl.col(column)
     return Total(f"sum({column})", (column,), pl.when(own.count() > 0).then(own.sum()), own.sum())
+
+
+def paired(column: str, other: str) -> Total:
+    """The sum over rows that have a value of the other column, too: a row counts for both sides of a ratio or none."""
+    own = pl.col(column).filter(pl.col(column).is_not_null() & pl.col(other).is_not_null())
+    known = pl.when(own.count() > 0).then(own.sum())
+    return Total(f"sum({column} with {other})", (column, other), known, pl.col(column).sum(), f"sum({column})")
 
 
 class BaseMetric(BaseModel):
@@ -98,6 +106,13 @@ class Linear(BaseMetric):
         if isinstance(given, list) and len(set(given)) < len(given):
             raise ValueError("names a column twice")
         return given
+
+    @model_validator(mode="after")
+    def _known_before(self) -> Self:
+        own = {column for value in self.values for column in value.columns}
+        if both := own & {column for covariate in self.covariates for column in covariate.columns}:
+            raise ValueError(f"covariate: '{min(both)}' is what is measured; a covariate was known before")
+        return self
 
     @property
     def covariates(self) -> tuple[Total, ...]:
@@ -252,7 +267,7 @@ class Ratio(OfTotals):
 
     @property
     def values(self) -> tuple[Total, ...]:
-        return total(self.numerator), total(self.denominator)
+        return paired(self.numerator, self.denominator), paired(self.denominator, self.numerator)
 
 
 class Retention(Linear):

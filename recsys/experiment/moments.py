@@ -58,8 +58,8 @@ class Moments:
 
     @property
     def covariance(self) -> Floats:
-        """(k, k), unbiased; zeros for fewer than two units."""
-        return self.scatter / (self.n - 1) if self.n > 1 else np.zeros_like(self.scatter)
+        """(k, k), unbiased; NaN for fewer than two units."""
+        return self.scatter / (self.n - 1) if self.n > 1 else np.full_like(self.scatter, np.nan)
 
 
 def stratified(strata: Mapping[str, Mapping[str, Moments]]) -> dict[str, Moments]:

@@ -80,9 +80,15 @@ def logged_of(rows: pl.LazyFrame) -> Logged:
     if lacking := [name for name in ("session", "place", *NEEDED) if name not in there]:
         raise DataError(f"no column '{lacking[0]}'; the rows need session, place, {', '.join(NEEDED)}")
     extra = [name for name in (*MAYBE, *SINGLE) if name in there]
+    schema = rows.collect_schema()
+    for name in (*NEEDED, *extra):
+        if not schema[name].is_numeric():
+            raise DataError(f"column '{name}' holds {schema[name]}, not numbers")
     numbers = [*NEEDED, *extra]
     own = ["user_id"] if "user_id" in there else []
     frame = rows.select("session", "place", *own, *(pl.col(name).cast(pl.Float64) for name in numbers)).collect()
+    if frame.is_empty():
+        raise DataError("there are no rows, so nothing is known of any policy")
     frame = frame.sort("session", "place", maintain_order=True)
     for name in numbers:
         if (wrong := frame.filter(~pl.col(name).is_finite().fill_null(False))).height:

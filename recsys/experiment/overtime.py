@@ -20,7 +20,8 @@ from recsys.experiment.metrics import DAY, EXPOSED, Linear, Mean, OfTotals
 from recsys.experiment.moments import Floats, Moments
 from recsys.experiment.multiple import adjust
 from recsys.experiment.rows import Survey
-from recsys.experiment.units import VARIANT, Units, moments_of, units_of
+from recsys.experiment.strata import used_of
+from recsys.experiment.units import VARIANT, Units, units_of
 
 # Days at which the cumulative effect is worked out, at most; days of each window of novelty, at most.
 LOOKS, WINDOW = 14, 7
@@ -74,10 +75,10 @@ def cumulative(rows: pl.LazyFrame, plan: Experiment, found: Survey) -> tuple[Loo
 
 def _at(units: Units, plan: Experiment, metrics: list[Linear], day: date) -> Iterator[Look]:
     for metric in metrics:
-        moments, _, _ = moments_of(units, metric, list(plan.shares))
-        control = moments[(plan.control,)]
+        moments = used_of(units, metric, plan).used
+        control = moments[plan.control]
         for name in plan.treatments:
-            treatment = moments[(name,)]
+            treatment = moments[name]
             if min(control.n, treatment.n) > 1:
                 pair = metric.estimates(control, treatment)
                 effect = metric.effect(*pair[:2], plan.confidence, plan.planned)
@@ -152,7 +153,8 @@ def wearing(found: tuple[Change, ...], confidence: float) -> Iterator[str]:
     """Effects that change, in words."""
     for c in found:
         if c.p_adjusted < 1 - confidence:
-            what = "wears off (novelty)" if abs(c.late) < abs(c.early) else "grows (people get used to it)"
+            near = abs(c.late) < abs(c.early) and c.early * c.late >= 0
+            what = "wears off" if near else "grows" if c.early * c.late >= 0 else "turns"
             yield (
                 f"The effect of {c.variant} on '{c.metric.name}' {what}: {c.early:+.2%} in units' first {c.days} days, "
                 f"{c.late:+.2%} in the {c.days} after (p = {c.p_adjusted:.2g}, adjusted). The mean over the whole time "

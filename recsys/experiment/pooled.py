@@ -108,6 +108,9 @@ def _none(n: int, units: Floats, drawn: int) -> Floats:
 
 # A quantile's variance is brought to the column's scale by the quantiles that a normal interval of this level is apart.
 LEVEL = 0.975
+# Share of rows with the quantile's own value, in units of how far apart those quantiles are, above which values are too
+# coarse for it (counts, whole seconds).
+COARSE = 0.5
 
 
 def quantile_estimate(q: float, values: Floats, below: Moments) -> Estimate:
@@ -115,19 +118,21 @@ def quantile_estimate(q: float, values: Floats, below: Moments) -> Estimate:
 
     The variance is that of the share of rows at or below it, with units as clusters (delta method), brought to the
     column's scale by the quantiles that lie that far apart (Deng, Knoblich and Lu, KDD 2018; as gbstats does). NaN
-    where the rows are too few to have those.
+    where the rows are too few to have those, or so many of them have this very value that these lie on a step.
     values : (rows,) ascending; below : over units, of how many rows lie at or below the quantile, and of how many
     """
     n = len(values)
     z = float(stats.norm.ppf(LEVEL))
     apart = z * np.sqrt(q * (1 - q) / n)
-    if n < 2 or below.n < 2 or not apart < min(q, 1 - q):
-        return Estimate(below.n, float(_at(values, q)) if n else np.nan, np.nan)
+    value = float(_at(values, q)) if n else np.nan
+    tied = (np.searchsorted(values, value, "right") - np.searchsorted(values, value, "left")) / max(n, 1)
+    if n < 2 or below.n < 2 or not apart < min(q, 1 - q) or tied > COARSE * apart:
+        return Estimate(below.n, value, np.nan)
     low, high = _at(values, q - apart), _at(values, q + apart)
     independent = ((high - low) / (2 * z)) ** 2 * (n - 1) / n
     _, spread = ratios(below, 1)
     of_share = float(spread[0, 0]) / below.n
-    return Estimate(below.n, float(_at(values, q)), independent * of_share / (q * (1 - q) / n) * below.n)
+    return Estimate(below.n, value, independent * of_share / (q * (1 - q) / n) * below.n)
 
 
 def _at(ascending: Floats, q: float) -> float:

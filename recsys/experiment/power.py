@@ -75,26 +75,33 @@ def needed(
     """Units that the plan needs, a row for each metric that follows from units' totals.
 
     It has the "mean" and a unit's "deviation" in the history, how much of the variance covariates have "explained", and
-    the "units" of all variants together for an effect of `relative` times the mean, in the smallest treatment.
+    the "units" of all variants together for an "effect" of `relative` times the mean (its margin, where a metric has
+    one), in the smallest treatment, at the plan's confidence shared out among all that is tested.
 
     history : rows as in the experiment; the variant may be missing. daily : new units a day, for the "days" it takes
     Errors: `DataError` as of the analysis; `SpecError` where no number of units is enough.
     """
     control, treatment = plan.shares[plan.control], min(plan.shares[name] for name in plan.treatments)
+    tests = len(plan.treatments) * max(1, sum(metric.margin is None for metric in plan.metrics))
     found = []
     for metric, values in _history(plan, history):
         moments = Moments.of(values)
         value, spread = metric.linear(moments, 1)
         variance, left = float(spread[0, 0]), metric.estimates(moments, moments)[0].variance
-        n = sample_size(
-            relative * float(value[0]), left, wanted, 1 - plan.confidence, treatment / (control + treatment)
-        )
+        effect = metric.margin or relative * float(value[0])
+        # Holm's first step is Bonferroni's; a margin is decided by its own interval.
+        alpha = (1 - plan.confidence) / (1 if metric.margin is not None or plan.correction == "none" else tests)
+        try:
+            n = sample_size(effect, left, wanted, alpha, treatment / (control + treatment))
+        except SpecError as error:
+            raise SpecError(f"metric '{metric.name}': {error}") from error
         units = math.ceil(n / (control + treatment))
         row = {
             "metric": metric.name,
             "mean": float(value[0]),
             "deviation": math.sqrt(variance),
             "explained": 1 - left / variance,
+            "effect": effect,
             "units": units,
         }
         found.append(row | ({"days": math.ceil(units / daily)} if daily else {}))
@@ -134,6 +141,12 @@ def a_a(plan: Experiment, history: pl.LazyFrame, runs: int = 1000, seed: int = 0
 
 def _history(plan: Experiment, history: pl.LazyFrame) -> Iterator[tuple[Linear, Floats]]:
     """(units, totals) of each metric."""
+    if not plan.linear:
+        raise SpecError(
+            "no metric follows from units' totals: there is nothing that a history says of the units needed"
+        )
+    # The history is from before: the experiment's own days, and its exposures, are none of its.
+    plan = plan.model_copy(update={"start": None, "end": None, "exposed": None, "segments": (), "strata": None})
     rows = rows_of(history.with_columns(pl.lit(plan.control).alias(plan.variant)), plan)
     with read(rows, plan, [plan.control]) as (_, _, units):
         for metric in plan.linear:

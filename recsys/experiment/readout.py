@@ -114,26 +114,29 @@ class Readout:
         """In a sentence: what the primary metrics and the guardrails say together."""
         if self.refusals:
             return "Nothing can be concluded: " + self.refusals[0]
-        said = []
-        for name in self.plan.treatments:
-            own = [c for c in self.comparisons if c.variant == name]
-            harm = [
-                c for c in own if c.decision == "broken" or (c.decision == "worse" and c.metric.role != "secondary")
-            ]
-            gain = [c for c in own if c.metric.role == "primary" and c.decision == "better"]
-            unsure = [c for c in own if c.decision == "open"]
-            if harm:
-                said.append(f"{name} does harm: {_names(harm)}.")
-            elif gain and unsure:
-                said.append(
-                    f"{name} is better in {_names(gain)}, but harm is not ruled out in {_names(unsure)}: go on."
-                )
-            elif gain:
-                said.append(f"{name} is better than {self.plan.control}: {_names(gain)}.")
-            else:
-                yet = " yet" if self.plan.looks and sum(self.ratio.counts.values()) < self.plan.planned else ""
-                said.append(f"No gain of {name} over {self.plan.control} is shown{yet}.")
-        return " ".join(said)
+        return " ".join(self._of(name) for name in self.plan.treatments)
+
+    def _of(self, name: str) -> str:
+        """Of one treatment. Secondary metrics decide nothing."""
+        own = [c for c in self.comparisons if c.variant == name and c.metric.role != "secondary"]
+        harm = [c for c in own if c.decision in ("broken", "worse")]
+        primary = [c for c in own if c.metric.role == "primary"]
+        gain = [c for c in primary if c.decision == "better"]
+        held = [c for c in primary if c.decision == "not worse"]
+        unsure = [c for c in own if c.decision in ("open", "not concluded")]
+        if harm:
+            return f"{name} does harm: {_names(harm)}."
+        if (gain or held) and unsure:
+            what = "better" if gain else "not worse"
+            return f"{name} is {what} in {_names(gain or held)}, but harm is not ruled out in {_names(unsure)}: go on."
+        if gain:
+            return f"{name} is better than {self.plan.control}: {_names(gain)}."
+        if held:
+            return f"{name} is not worse than {self.plan.control}: {_names(held)}."
+        if primary and all(c.decision == "not concluded" for c in primary):
+            return f"Nothing can be concluded of {name}: {_names(primary)}."
+        yet = " yet" if self.plan.looks and sum(self.ratio.counts.values()) < self.plan.planned else ""
+        return f"No gain of {name} over {self.plan.control} is shown{yet}."
 
     def as_dict(self) -> dict[str, Any]:
         """What `readout.json` holds. Effects are treatment minus control on the metric's scale; None for no figure."""

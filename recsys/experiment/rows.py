@@ -1,5 +1,6 @@
 """The rows before any effect is looked at: the columns that the plan reads, and what is wrong with them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -88,7 +89,7 @@ def rows_of(data: pl.LazyFrame, plan: Experiment) -> pl.LazyFrame:
 
 
 def _number(column: str, kind: pl.DataType) -> pl.Expr:
-    plain = isinstance(kind, pl.Float32 | pl.Float64 | pl.Int8 | pl.Int16 | pl.Int32 | pl.Int64)
+    plain = isinstance(kind, pl.Float64 | pl.Int8 | pl.Int16 | pl.Int32 | pl.Int64)
     whole = isinstance(kind, pl.Boolean | pl.UInt8 | pl.UInt16 | pl.UInt32)
     return pl.col(column) if plain else pl.col(column).cast(pl.Int64 if whole else pl.Float64)
 
@@ -98,7 +99,8 @@ def _times(plan: Experiment) -> list[pl.Expr]:
         return []
     first = plan.exposed or plan.time
     early = [(pl.col(plan.time) < pl.col(plan.exposed)).alias(_EARLY)] if plan.exposed else []
-    return [pl.col(plan.time).cast(pl.Date).alias(DAY), pl.col(first).cast(pl.Date).alias(EXPOSED), *early]
+    # The day where the time's zone is, as people there have it.
+    return [pl.col(plan.time).dt.date().alias(DAY), pl.col(first).dt.date().alias(EXPOSED), *early]
 
 
 def _kind(plan: Experiment) -> pl.Expr:
@@ -156,6 +158,7 @@ def told(
     kinds, numbers_found = found
     by_kind = {name: kinds.filter(pl.col(_KIND) == place) for place, name in enumerate(_KINDS)}
     counts = by_kind["counts"]
+    n = {name: int(own[_ROWS].sum()) for name, own in by_kind.items()}
     for name in variants or plan.shares:
         if list(plan.shares).index(name) not in counts[CODE]:
             names = rows.select(pl.col(plan.variant).drop_nulls().unique()).collect(engine="streaming").to_series()
@@ -164,18 +167,25 @@ def told(
                 f"no rows of variant '{name}' in column '{plan.variant}'"
                 + (f" between {plan.start} and {plan.end}" if plan.start or plan.end else "")
                 + f"; the variants there are {there}"
+                + (f"; {n['outside']} rows lie outside these days" if n["outside"] else "")
             )
     numbers = _numbers(rows, plan)
     strangers = {}
     if by_kind["stranger"].height:
         by_name = rows.filter(_kind(plan) == _KINDS.index("stranger")).group_by(plan.variant).len()
         strangers = dict(by_name.sort(plan.variant).collect(engine="streaming").iter_rows())
-    n = {name: int(own[_ROWS].sum()) for name, own in by_kind.items()}
     everyone = n["counts"] == sum(n.values())
     if not everyone:
         asking = _rows_that_count(rows, plan).select(_numbers_asked(rows, plan))
         numbers_found = asking.collect(engine="streaming")
     of = numbers_found.row(0, named=True)
+    for column in numbers:
+        if any(isinstance(x := of[f"{end} {column}"], float) and math.isinf(x) for end in ("least", "most")):
+            raise DataError(f"column '{column}' holds an infinite value; set it to a number, or leave it empty")
+    for metric in plan.metrics:
+        rank = getattr(metric, "rank", None)
+        if rank and of[f"least {rank}"] is not None and of[f"least {rank}"] < 1:
+            raise DataError(f"column '{rank}' (metric '{metric.name}') holds {of[f'least {rank}']:g}; ranks are from 1")
     missing = {c: of[f"null {c}"] + of.get(f"nan {c}", 0) for c in numbers}
     below = [c for c in numbers if (of[f"least {c}"] or 0) < 0]
     negative = {}

@@ -8,7 +8,7 @@ tell little of it.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -70,7 +70,7 @@ def parts_of(units: Units, plan: Experiment) -> tuple[tuple[Part, ...], tuple[Sp
         few = _named(units, segment)
         for metric in plan.linear:
             moments, _, _ = moments_of(units, metric, list(plan.shares), of(segment))
-            by_value = _gathered(moments, few)
+            by_value = gathered(moments, few)
             for name in plan.treatments:
                 own = list(_effects(by_value, metric, segment, name, plan))
                 (q, p, deviation), drawn = shrink([part.effect for part in own], plan.confidence)
@@ -125,8 +125,8 @@ def _named(units: Units, segment: str) -> set[str]:
     return set(sizes.sort("units", of(segment), descending=[True, False]).head(MOST)[of(segment)])
 
 
-def _gathered(moments: Mapping[tuple[str, ...], Moments], named: set[str]) -> dict[str, dict[str, Moments]]:
-    """By value and variant, where values that are not named are one."""
+def gathered(moments: Mapping[tuple[str, ...], Moments], named: set[str]) -> dict[str, dict[str, Moments]]:
+    """Moments by value and variant, where values that are not named are one."""
     found: dict[str, dict[str, Moments]] = {}
     for (value, variant), own in moments.items():
         there = found.setdefault(value if value in named else OTHER, {})
@@ -146,24 +146,3 @@ def _effects(
         yield Part(
             metric, name, segment, value, {plan.control: control.n, name: treatment.n}, effect, math.nan, math.nan, NAN
         )
-
-
-def strata_of(units: Units, metric: Linear, plan: Experiment) -> tuple[dict[str, dict[str, Moments]], list[str]]:
-    """The metric's moments by stratum and variant, and the strata that are too small in some variant to stand alone:
-    those are one, OTHER, and where that is too small they join the largest."""
-    assert plan.strata is not None
-    moments, _, _ = moments_of(units, metric, list(plan.shares), of(plan.strata))
-    small = sorted({value for value, _ in moments} - set(_whole(_gathered(moments, {v for v, _ in moments}), plan)))
-    strata = _gathered(moments, {value for value, _ in moments} - set(small))
-    if small and OTHER not in _whole(strata, plan):
-        rest = strata.pop(OTHER)
-        if strata:
-            largest = max(strata.values(), key=lambda own: sum(m.n for m in own.values()))
-            for variant, own in rest.items():
-                largest[variant] = largest[variant] + own
-    return strata, small
-
-
-def _whole(strata: Mapping[str, Mapping[str, Moments]], plan: Experiment) -> Iterable[str]:
-    """The strata with two units or more in every variant."""
-    return [s for s, own in strata.items() if all(v in own and own[v].n >= 2 for v in plan.shares)]

@@ -11,6 +11,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -64,6 +65,11 @@ def boundaries(shares: Sequence[float], alpha: float = 0.05, kind: Spending = "o
     shares : of the planned information at each look, rising, the last 1 or less
     Errors: `SpecError` for shares that do not rise within (0, 1].
     """
+    return np.array(_boundaries(tuple(map(float, shares)), alpha, kind))
+
+
+@lru_cache(maxsize=1000)
+def _boundaries(shares: tuple[float, ...], alpha: float, kind: Spending) -> tuple[float, ...]:
     if not shares or any(b <= a for a, b in zip([0.0, *shares], shares, strict=False)) or shares[-1] > 1:
         raise SpecError(f"looks must be shares of the information that rise within (0, 1], not {list(shares)}")
     found: list[float] = []
@@ -80,7 +86,7 @@ def boundaries(shares: Sequence[float], alpha: float = 0.05, kind: Spending = "o
         fresh = nodes * edge
         mass = weights * edge * (stats.norm.pdf((fresh[:, None] - points) / step) / step @ mass)
         points = fresh
-    return np.array(found)
+    return tuple(found)
 
 
 def boundary_at(share: float, looks: Sequence[float], alpha: float = 0.05, kind: Spending = "obrien-fleming") -> float:

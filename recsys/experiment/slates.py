@@ -36,7 +36,7 @@ class ClickRate(_OfSlates):
     @property
     def values(self) -> tuple[Total, ...]:
         reads, own = (self.column, self.rank), pl.col(self.column).filter(self._top)
-        of = f"({self.column}, {self.k})"
+        of = f"({self.column}, {self.rank}, {self.k})"
         return Total(f"clicks{of}", reads, own.sum()), Total(f"places{of}", reads, own.count())
 
 
@@ -57,14 +57,15 @@ class ClickGain(_OfSlates):
         by_slate = (gain, clicked.sum().clip(upper_bound=self.k).alias("clicks"))
         best = [math.fsum(1 / math.log2(place + 1) for place in range(1, n + 1)) for n in range(1, self.k + 1)]
         ideal = pl.col("clicks").replace_strict(list(range(1, self.k + 1)), best, default=None, return_dtype=pl.Float64)
-        name, some = f"({self.column}, {self.k}, {self.slate})", pl.col("clicks") > 0
+        name, some = f"({self.column}, {self.rank}, {self.k}, {self.slate})", pl.col("clicks") > 0
         return (
             self._total(f"gain{name}", (pl.col("gain") / ideal).sum(), by_slate),
             self._total(f"clicked{name}", some.sum().cast(pl.Float64), by_slate),
         )
 
     def _total(self, name: str, expr: pl.Expr, by_slate: tuple[pl.Expr, ...]) -> Total:
-        return Total(name, (self.column, self.rank), expr, None, (self.slate,), self.slate, by_slate)
+        reads = (self.column, self.rank)
+        return Total(name, reads, expr, labels=(self.slate,), slates=self.slate, by_slate=by_slate)
 
     @property
     def _test(self) -> str:
@@ -90,14 +91,15 @@ class Diversity(_OfSlates):
         )
         shown, same, pairs = pl.col("shown"), pl.col("same"), pl.col("shown") > 1
         differ = ((shown**2 - same) / (shown * (shown - 1))).filter(pairs).sum()
-        name = f"({self.category}, {self.k}, {self.slate})"
+        name = f"({self.category}, {self.rank}, {self.k}, {self.slate})"
         return (
             self._total(f"differ{name}", differ, by_slate),
             self._total(f"slates{name}", pairs.sum().cast(pl.Float64), by_slate),
         )
 
     def _total(self, name: str, expr: pl.Expr, by_slate: tuple[pl.Expr, ...]) -> Total:
-        return Total(name, (self.rank,), expr, None, (self.category, self.slate), self.slate, by_slate)
+        labels = (self.category, self.slate)
+        return Total(name, (self.rank,), expr, labels=labels, slates=self.slate, by_slate=by_slate)
 
     @property
     def _test(self) -> str:

@@ -84,6 +84,8 @@ def trial(
     """
     if lacking := [name for name in plan.shares if name not in shows]:
         raise SpecError(f"variant '{lacking[0]}' has nobody who fills its slates; there are {', '.join(shows)}")
+    if k > people.likes.shape[1]:
+        raise SpecError(f"a slate of {k} needs as many items; there are {people.likes.shape[1]}")
     rng = np.random.default_rng((seed, 1))
     users, items = ids or (pl.Series(np.arange(len(people.likes))), pl.Series(np.arange(people.likes.shape[1])))
     visits = rng.poisson(sessions, (days, len(users)))
@@ -142,7 +144,16 @@ def fixed_of(slates: pl.DataFrame, ids: tuple[pl.Series, pl.Series], name: str) 
     users, items = ids
     if lacking := [c for c in ("user_id", "item_id", "rank") if c not in slates.columns]:
         raise DataError(f"slates of {name}: no column '{lacking[0]}'")
-    known = slates.filter(pl.col("user_id").is_in(users.implode()), pl.col("item_id").is_in(items.implode()))
+    for column, ids_known in (("user_id", users), ("item_id", items)):
+        if slates[column].dtype != ids_known.dtype:
+            raise DataError(
+                f"slates of {name}: '{column}' holds {slates[column].dtype}, in the likes it is {ids_known.dtype}"
+            )
+    known = slates.filter(pl.col("user_id").is_in(users.implode()))
+    if len(strange := known.filter(~pl.col("item_id").is_in(items.implode()))):
+        raise DataError(
+            f"slates of {name}: the likes say nothing of item {strange['item_id'][0]}; give it a chance of 0"
+        )
     listed = known.sort("user_id", "rank").group_by("user_id", maintain_order=True).agg("item_id").sort("user_id")
     if len(missing := users.filter(~users.is_in(listed["user_id"].implode()))):
         raise DataError(f"slates of {name}: none for user {missing[0]}, whose likes are given")

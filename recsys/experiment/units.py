@@ -142,7 +142,11 @@ def _parts(units: int, plan: Experiment, cells: int) -> int:
 
 def _query(rows: pl.LazyFrame, plan: Experiment, found: Survey | None) -> pl.LazyFrame:
     """Each unit's totals. found : None where there are hoped to be no gaps."""
+    gaps = set(found.missing) if found is not None else set()
     own = [total for total in totals_of(plan) if total.slates is None]
+    named = {t.name: t.name if gaps & {*t.columns} or t.gapless is None else t.alias or t.name for t in own}
+    summed = {named[t.name]: t.expr if gaps & {*t.columns} or t.gapless is None else t.gapless for t in own}
+    kept_columns = [plan.unit, VARIANT, OTHER, *([FIRST] if plan.time else []), *map(of, plan.unit_labels)]
     return (
         rows.group_by(plan.unit)
         .agg(
@@ -150,9 +154,9 @@ def _query(rows: pl.LazyFrame, plan: Experiment, found: Survey | None) -> pl.Laz
             pl.col(CODE).max().alias(OTHER),
             *([pl.col(EXPOSED).min().alias(FIRST)] if plan.time else []),
             *(_one(label) for label in plan.unit_labels),
-            *(_expression(total, found) for total in own),
+            *(expr.cast(pl.Float64).alias(name) for name, expr in summed.items()),
         )
-        .with_columns(pl.col(total.name).cast(pl.Float64) for total in own)
+        .select(*kept_columns, *(pl.col(same).alias(name) for name, same in named.items()))
     )
 
 
@@ -171,12 +175,6 @@ def _one(label: str) -> pl.Expr:
         .otherwise(pl.lit(SEVERAL))
         .alias(of(label))
     )
-
-
-def _expression(total: Total, found: Survey | None) -> pl.Expr:
-    gaps = found is not None and any(column in found.missing for column in total.columns)
-    expr = total.expr if gaps or total.gapless is None else total.gapless
-    return expr.alias(total.name)
 
 
 def _with_slates(frame: pl.DataFrame, rows: pl.LazyFrame, unit: str, totals: Sequence[Total]) -> pl.DataFrame:

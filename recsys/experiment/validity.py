@@ -21,16 +21,22 @@ from recsys.experiment.units import FIRST, VARIANT, Units, of
 BROKEN = 0.001
 # Share of units in several variants from which nothing is concluded; of those that come in the last tenth of the days.
 MIXED, LATE, LATEST = 0.01, 0.2, 0.1
+# Units that are expected in a variant below which the chi-square test's figures are not to be trusted.
+FEW = 100
 # Share of a variant's total in one unit that is worth a word.
 HEAVY = 0.05
 # Share of a variant's rows that another stage than its usual one answered, that is worth a word.
 FALLBACK = 0.02
+# By how much shares of repeated rows may differ between variants; above so many rows they are not looked for.
+REPEATED, MANY_ROWS = 0.1, 5_000_000
 
 
 def ratio_p(counts: Mapping[str, int], shares: Mapping[str, float]) -> float:
-    """Pearson's chi-square test that units came in these shares."""
+    """That units came in these shares: Pearson's chi-square test, and an exact one where two variants are few."""
     total = sum(counts.values())
     there = [counts.get(name, 0) for name in shares]
+    if len(there) == 2 and total * min(shares.values()) < FEW:
+        return float(stats.binomtest(there[0], total, next(iter(shares.values()))).pvalue) if total else 1.0
     return float(stats.chisquare(there, [total * share for share in shares.values()]).pvalue)
 
 
@@ -147,6 +153,23 @@ def served(rows: pl.LazyFrame, plan: Experiment) -> pl.DataFrame:
     return found.with_columns(share.alias("share")).sort(["variant", "rows"], descending=[False, True])
 
 
+def repeats(data: pl.LazyFrame, plan: Experiment, rows: int) -> Iterator[str]:
+    """Rows of one variant that are the same in every column, where there are far more than in another."""
+    if rows > MANY_ROWS:
+        return
+    row = pl.struct(pl.all()).hash()
+    found = data.group_by(pl.col(plan.variant).cast(pl.String).alias("variant")).agg(
+        (1 - row.n_unique() / pl.len()).alias("again")
+    )
+    shares = {name: share for name, share in found.collect().sort("variant").iter_rows() if name in plan.shares}
+    if len(shares) > 1 and max(shares.values()) - min(shares.values()) > REPEATED:
+        there = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        yield (
+            f"Rows that are there once more, the same in every column: {there}. Were some of them logged twice? They "
+            "count as they are."
+        )
+
+
 def fallbacks(table: pl.DataFrame) -> Iterator[str]:
     """Variants of which a good part was answered by another stage than most of it."""
     for (name,), own in table.partition_by("variant", as_dict=True).items():
@@ -165,6 +188,8 @@ def odd_segments(units: Units, plan: Experiment) -> Iterator[str]:
         parts = units.counts(of(segment)).partition_by(of(segment), as_dict=True)
         for (value,), frame in parts.items():
             sizes = dict(frame.select(VARIANT, "units").iter_rows())
+            if len(plan.shares) > 2 and sum(sizes.values()) * min(plan.shares.values()) < 5:
+                continue  # too few for the chi-square test
             if (p := ratio_p(sizes, plan.shares)) < BROKEN / len(parts):
                 there = ", ".join(f"{name} {sizes.get(name, 0)}" for name in plan.shares)
                 yield f"Sample-ratio mismatch where '{segment}' is {value} (p = {p:.2g}): {there}."
