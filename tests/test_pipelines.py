@@ -13,7 +13,8 @@ import pytest
 
 from recsys import bundle
 from recsys.cli import main
-from recsys.registry import METRIC, Registry, open_bundle
+from recsys.promotion import METRIC
+from recsys.registry import Registry, open_bundle
 from recsys.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,8 @@ from recsys import registry as module
 from recsys.data.ingest import Dataset
 from recsys.errors import BundleError, RegistryError
 from recsys.experiment import Experiment, analyze
-from recsys.registry import METRIC, SETTING, Registry, open_bundle, setting_tag
+from recsys.promotion import METRIC
+from recsys.registry import SETTING, Registry, open_bundle, setting_tag
 from recsys.settings import Settings
 from recsys.tables import Catalog, InteractionLog
 

@@ -6,7 +6,6 @@ means are large beside deviations, as sums of squares do.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Self
 
 import numpy as np
@@ -50,11 +49,6 @@ class Moments:
         mean = self.mean + apart * (other.n / n)
         scatter = self.scatter + other.scatter + np.outer(apart, apart) * (self.n * other.n / n)
         return Moments(n, mean, scatter)
-
-    @classmethod
-    def together(cls, parts: "list[Moments]") -> "Moments":
-        """The sum of one or more."""
-        return reduce(lambda one, other: one + other, parts)
 
     @property
     def covariance(self) -> Floats:
