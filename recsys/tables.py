@@ -169,6 +169,7 @@ class Profiles(Table):
     evidence_hash : String, hash of the evidence that the text was written from
     prompt_id, model_id : String, which prompt and model wrote it ("template" for both without an LM)
     persona       : String, may be absent: what is said of people like this one, empty where nothing is
+    level         : String, may be absent: how far the profile is one's own, "user", "persona" or "global"
     """
 
     COLUMNS = {
@@ -181,7 +182,7 @@ class Profiles(Table):
         "prompt_id": (pl.String,),
         "model_id": (pl.String,),
     }
-    OPTIONAL = {"persona": (pl.String,)}
+    OPTIONAL = {"persona": (pl.String,), "level": (pl.String,)}
     NULLABLE = frozenset({"user_id"})
     KEY = ("query_id",)
 

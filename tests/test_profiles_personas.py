@@ -95,6 +95,6 @@ def test_profiles_name_the_persona_and_a_visitor_has_none(world: Any, tmp_path: 
     assert source.as_of(stranger).frame["persona"].to_list() == [""]
     source.save(tmp_path / "profiles")
     assert_frame_equal(EvidenceProfiles.load(tmp_path / "profiles", world.catalog).as_of(queries).frame, told)
-    plain = ProfilesConfig().fit(world.log, world.catalog, rated=world.rated, seed=0).as_of(queries).frame
+    plain = ProfilesConfig(personas=0).fit(world.log, world.catalog, rated=world.rated, seed=0).as_of(queries).frame
     assert_frame_equal(told.drop("persona"), plain)
     assert pl.String == told.schema["persona"]

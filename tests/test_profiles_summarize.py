@@ -1,5 +1,6 @@
 """LM-written profiles: bounded, resumable, checked; what fails is left to the template."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -183,24 +184,53 @@ def test_short_histories_are_left_to_the_template(profiles: Any, world: Any, scr
     assert report.asked == 0
 
 
-def test_a_changed_history_gets_the_template_until_it_is_written_of(
+HISTORY = ("history", "weights", "times")
+
+
+def test_a_text_is_not_told_of_a_shorter_history_than_it_rests_on(
     profiles: Any, queries: Queries, scripted_lm: Any
 ) -> None:
     written, _ = summarize(profiles, queries, scripted_lm(model_id="m1"), 100)
-    shorter = Queries(queries.frame.with_columns(pl.col(c).list.head(7) for c in ("history", "weights", "times")))
+    shorter = Queries(queries.frame.with_columns(pl.col(c).list.head(pl.col(c).list.len() - 1) for c in HISTORY))
     assert set(written.as_of(shorter).frame["model_id"]) == {TEMPLATE}
 
 
-def test_the_store_keeps_the_last_text_of_each_evidence(tmp_path: Path) -> None:
-    def entries(text: str, *hashes: str) -> pl.DataFrame:
-        rows = [{"evidence_hash": h, "text": text, "prompt_id": "p", "model_id": "m", "as_of": 3} for h in hashes]
-        return pl.DataFrame(rows, schema=Store.SCHEMA)
+def test_a_text_stands_until_the_evidence_has_moved_far(profiles: Any, queries: Queries, scripted_lm: Any) -> None:
+    earlier = Queries(queries.frame.with_columns(pl.col(c).list.head(pl.col(c).list.len() - 1) for c in HISTORY))
+    written, _ = summarize(profiles, earlier, scripted_lm(model_id="m1"), 100)
+    shares, told = [], written.as_of(earlier).frame
+    for refresh in (0.0, 0.5, 1.0):
+        source = replace(written, config=written.config.model_copy(update={"refresh": refresh}))
+        now = source.as_of(queries).frame
+        kept = now["model_id"] == "m1"
+        shares.append(kept.mean())
+        # With its own moment and claims: those of the history that it was written of.
+        same = ["text", "claims", "as_of", "evidence_hash"]
+        assert_frame_equal(now.filter(kept).select(same), told.filter(kept).select(same))
+    assert shares[0] == 0
+    assert shares[0] < shares[1] <= shares[2]
 
-    store = Store.empty().add(entries("old", "b", "a")).add(entries("new", "b"))
+
+def test_the_store_keeps_the_last_text_of_each_evidence_and_user(tmp_path: Path) -> None:
+    def entries(text: str, user: str | None, as_of: int, *hashes: str) -> pl.DataFrame:
+        same = {"user_id": user, "evidence": "{}", "text": text, "prompt_id": "p", "model_id": "m", "as_of": as_of}
+        return pl.DataFrame([{"evidence_hash": h, **same} for h in hashes], schema=Store.SCHEMA)
+
+    store = Store.empty().add(entries("old", "1", 3, "b", "a")).add(entries("new", "1", 3, "b"))
+    store = store.add(entries("later", "1", 9, "c")).add(entries("nobody's", None, 3, "d"))
     store.save(tmp_path / "texts.parquet")
     store = Store.load(tmp_path / "texts.parquet")
-    assert len(store) == 2
-    assert store.lookup(pl.Series(["b", "nowhere", "a", "b"]))["text"].to_list() == ["new", None, "old", "new"]
+    assert len(store) == 4
+    asked = [
+        ("b", 2, 0, "new"),
+        ("x", 2, 9, None),
+        ("x", 1, 8, "old"),
+        ("x", 1, 9, "later"),
+        ("d", None, 0, "nobody's"),
+    ]
+    hashes, users, at, texts = zip(*[*asked, ("x", None, 9, None)], strict=True)
+    found = store.lookup(pl.Series(hashes), pl.Series(users, dtype=pl.Int64), pl.Series(at))
+    assert found["text"].to_list() == list(texts)
 
 
 def test_a_store_that_is_none_is_a_bundle_error(tmp_path: Path) -> None:

@@ -60,9 +60,11 @@ def value_name(attribute: str, value: str) -> str:
 
 
 def facet_name(attribute: str, value: str, kind: str) -> str:
-    """A facet in running text: "horror", "the 1990s", "price 10 to 20", "players 4", "Sony (brand)"."""
+    """A facet in running text: "horror", "the 1990s", "popular titles", "price 10 to 20", "Sony (brand)"."""
     if kind == "era":
         return f"the {value}"
+    if kind == "reach":
+        return f"{value} titles"
     if kind in MEASURES:
         return f"{attribute_name(attribute)} {value}"
     name = value_name(attribute, value)

@@ -12,18 +12,18 @@ import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import polars as pl
 
-from recsys.data.vocab import Histories
 from recsys.data.words import TITLE_LIMIT, one_line
 from recsys.profiles.population import Known
+from recsys.profiles.tally import Tally, opinions
 from recsys.tables import Id, Queries
 
 _CHUNK = 4096  # queries at a time, which bounds memory
 _MIN_LIFT = 1.25
 _MIN_Z = 1.0  # standard deviations above what was expected
 _MIN_SUPPORT = 2
+ENOUGH = 5  # events from which on there is more to say than how little is known
 _SHIFT_EVENTS = 6  # a history shorter than this has no "before" to shift from
 
 
@@ -55,6 +55,7 @@ class Evidence:
     first, last : time of the first and last event; None where there is none
     tastes   : values liked oftener than the population likes them
     eras     : the same for decades
+    reach    : the same for popular and for lesser-known items: how far the user looks beyond what everybody meets
     common   : what most of the choices are, whatever the population does (lift still against the population)
     recent   : values oftener among the last events than before
     dislikes : values oftener among the user's low ratings than among all of the user's events
@@ -69,11 +70,27 @@ class Evidence:
     last: int | None = None
     tastes: tuple[Trait, ...] = ()
     eras: tuple[Trait, ...] = ()
+    reach: tuple[Trait, ...] = ()
     common: tuple[Trait, ...] = ()
     recent: tuple[Trait, ...] = ()
     dislikes: tuple[Trait, ...] = ()
     anchors: tuple[Item, ...] = ()
     latest: tuple[Item, ...] = ()
+
+    @property
+    def json(self) -> str:
+        """All of it, on one line; see `read`."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def read(cls, text: str) -> "Evidence":
+        """What `json` gave. Errors: `ValueError`, `TypeError` or `KeyError` for anything else."""
+        found = json.loads(text)
+        for name in ("tastes", "eras", "reach", "common", "recent", "dislikes"):
+            found[name] = tuple(Trait(**{**trait, "items": tuple(trait["items"])}) for trait in found[name])
+        for name in ("anchors", "latest"):
+            found[name] = tuple(Item(**item) for item in found[name])
+        return cls(**found)
 
     @property
     def hash(self) -> str:
@@ -99,69 +116,54 @@ class Bounds:
 def collect(queries: Queries, known: Known, bounds: Bounds) -> list[Evidence]:
     """One `Evidence` per query, in the order of the queries, from the query's own history alone."""
     histories = known.vocab.histories(queries)
-    return [
-        evidence
-        for start in range(0, len(histories), _CHUNK)
-        for evidence in _collect(histories.slice(start, start + _CHUNK), known, bounds)
-    ]
+    found: list[Evidence] = []
+    for start in range(0, len(histories), _CHUNK):
+        some = histories.slice(start, start + _CHUNK)
+        found += weigh(Tally.of(some, known, bounds.recent), len(some), known, bounds)
+    return found
 
 
-def _collect(histories: Histories, known: Known, bounds: Bounds) -> list[Evidence]:
-    events = _events(histories, known, bounds)
-    sums = [pl.col(flag).sum().cast(pl.Int64).alias(f"{flag}_events") for flag in ("liked", "low", "late")]
-    users = events.group_by("row").agg(*sums, events=pl.len().cast(pl.Int64))
-    pairs = events.join(known.facets, on="item")
-    flags = [pl.col(flag).sum().cast(pl.Int64).alias(f"n_{flag}") for flag in ("liked", "low", "late")]
+def weigh(tally: Tally, n: int, known: Known, bounds: Bounds) -> list[Evidence]:
+    """What the tally of `n` histories says, by row."""
+    size = pl.col("events")
+    late = pl.when(size >= _SHIFT_EVENTS).then(pl.min_horizontal(pl.lit(bounds.recent), size // 2)).otherwise(0)
+    users = tally.users.with_columns(late_events=late.cast(pl.Int64))
+    lag = pl.col("events") - 1 - pl.col("place")
+    window = tally.window.join(users.select("row", "events", "late_events"), on="row")
+    window = window.filter(lag < pl.col("late_events")).select("row", "item", "place", late=pl.lit(True))
+    recent = window.join(known.facets, on="item")
+    n_late = recent.group_by("row", "facet").agg(n_late=pl.len().cast(pl.Int64))
     counts = (
-        pairs.group_by("row", "facet")
-        .agg(*flags, n=pl.len().cast(pl.Int64))
+        tally.facets.join(n_late, on=["row", "facet"], how="left")
+        .with_columns(pl.col("n_late").fill_null(0))
         .join(users, on="row")
         .join(known.population.values, on="facet")
     )
-    traits = _traits(counts, pairs, known, bounds)
-    anchors = _items(_anchors(pairs, events, counts, bounds.shrinkage, bounds.anchors), known)
-    latest = _items(_latest(events, bounds.anchors), known)
-    totals = {row: rest for row, *rest in users.select("row", "events", "liked_events", "low_events").iter_rows()}
+    pool = tally.pool.with_columns(*opinions(known))
+    pairs = pool.join(known.facets, on="item")
+    traits = _traits(counts, pairs, recent, known, bounds)
+    anchors = _items(_anchors(pairs, pool, counts, bounds.shrinkage, bounds.anchors), known)
+    latest = _items(_latest(pool, bounds.anchors), known)
+    columns = ("row", "events", "liked_events", "low_events", "first", "last")
+    totals = {row: rest for row, *rest in users.select(columns).iter_rows()}
     rated = known.population.like_at is not None
     found = []
-    for row in range(len(histories)):
-        lo, hi = histories.indptr[row], histories.indptr[row + 1]
-        n, liked, low = totals.get(row, (0, 0, 0))
-        times = histories.times[lo:hi]
+    for row in range(n):
+        events, liked, low, first, last = totals.get(row, (0, 0, 0, None, None))
         found.append(
             Evidence(
-                events=n,
+                events=events,
                 liked=liked,
                 disliked=low,
                 rated=rated,
-                first=int(times.min()) if n else None,
-                last=int(times.max()) if n else None,
+                first=first,
+                last=last,
                 **{name: tuple(by_row.get(row, ())) for name, by_row in traits.items()},
                 anchors=tuple(anchors.get(row, ())),
                 latest=tuple(latest.get(row, ())),
             )
         )
     return found
-
-
-def _events(histories: Histories, known: Known, bounds: Bounds) -> pl.DataFrame:
-    """One row per event: row (query), item, lag, liked, low (disliked), late (among the last few)."""
-    population = known.population
-    lengths = np.repeat(np.diff(histories.indptr), np.diff(histories.indptr))
-    late = np.where(lengths >= _SHIFT_EVENTS, np.minimum(bounds.recent, lengths // 2), 0)
-    weights, lags = histories.weights, histories.lags()
-    always = np.ones(len(weights), dtype=bool)
-    return pl.DataFrame(
-        {
-            "row": histories.rows(),
-            "item": histories.items,
-            "weight": weights,
-            "lag": lags,
-            "liked": always if population.like_at is None else weights >= np.float32(population.like_at),
-            "low": ~always if population.dislike_at is None else weights <= np.float32(population.dislike_at),
-            "late": lags < late,
-        }
-    )
 
 
 def _lift(n: str, expected: pl.Expr, prior: float) -> list[pl.Expr]:
@@ -175,27 +177,30 @@ def _lift(n: str, expected: pl.Expr, prior: float) -> list[pl.Expr]:
 
 
 def _traits(
-    counts: pl.DataFrame, pairs: pl.DataFrame, known: Known, bounds: Bounds
+    counts: pl.DataFrame, pairs: pl.DataFrame, recent: pl.DataFrame, known: Known, bounds: Bounds
 ) -> dict[str, dict[int, list[Trait]]]:
     """For each part of the evidence, its traits by query row."""
     a = bounds.shrinkage
     liked = counts.with_columns(_lift("n_liked", pl.col("liked_events") * pl.col("liked_share"), a))
     before = pl.col("events") - pl.col("late_events")
     rate = (pl.col("n") - pl.col("n_late") + a * pl.col("share")) / (before + a)
-    recent = counts.filter(pl.col("late_events") > 0).with_columns(_lift("n_late", pl.col("late_events") * rate, a))
+    turned = counts.filter(pl.col("late_events") > 0).with_columns(_lift("n_late", pl.col("late_events") * rate, a))
     usual = pl.col("n") * pl.col("low_events") / pl.col("events")
     taste = (pl.col("lift") >= _MIN_LIFT).alias("taste")  # what is liked oftener than by others is no dislike
     low = liked.filter(pl.col("low_events") > 0).with_columns(taste).with_columns(_lift("n_low", usual, a))
     stands_out = (pl.col("lift") >= _MIN_LIFT) & (pl.col("z") >= _MIN_Z) & (pl.col("support") >= _MIN_SUPPORT)
-    era = pl.col("kind") == "era"
+    era, reach = pl.col("kind") == "era", pl.col("kind") == "reach"
+    high, poor = pairs.filter("liked"), pairs.filter("low")
+    disliked = stands_out & ~reach & ~pl.col("taste") & (pl.col("support") > _MIN_SUPPORT)
     parts = {
-        "tastes": (liked.filter(stands_out & ~era), "z", bounds.top, "liked"),
-        "eras": (liked.filter(stands_out & era), "z", 2, "liked"),
-        "common": (liked.filter((pl.col("support") > 0) & (pl.col("kind") == "value")), "support", 3, "liked"),
-        "recent": (recent.filter(stands_out), "z", 3, "late"),
-        "dislikes": (low.filter(stands_out & ~pl.col("taste") & (pl.col("support") > _MIN_SUPPORT)), "z", 3, "low"),
+        "tastes": (liked.filter(stands_out & ~era & ~reach), "z", bounds.top, high),
+        "eras": (liked.filter(stands_out & era), "z", 2, high),
+        "reach": (liked.filter(stands_out & reach), "z", 1, high),
+        "common": (liked.filter((pl.col("support") > 0) & (pl.col("kind") == "value")), "support", 3, high),
+        "recent": (turned.filter(stands_out & ~reach), "z", 3, recent),
+        "dislikes": (low.filter(disliked), "z", 3, poor),
     }
-    return {name: _top(frame, by, k, pairs.filter(pl.col(flag)), known) for name, (frame, by, k, flag) in parts.items()}
+    return {name: _top(frame, by, k, support, known) for name, (frame, by, k, support) in parts.items()}
 
 
 def _top(frame: pl.DataFrame, by: str, k: int, support: pl.DataFrame, known: Known) -> dict[int, list[Trait]]:
@@ -207,7 +212,7 @@ def _top(frame: pl.DataFrame, by: str, k: int, support: pl.DataFrame, known: Kno
     )
     items = (
         support.join(best.select("row", "facet"), on=["row", "facet"], how="semi")
-        .sort("row", "facet", "lag")
+        .sort("row", "facet", "place", descending=[False, False, True])
         .group_by("row", "facet", maintain_order=True)
         .agg(pl.col("item").unique(maintain_order=True).head(3))
     )
@@ -215,54 +220,46 @@ def _top(frame: pl.DataFrame, by: str, k: int, support: pl.DataFrame, known: Kno
     found: dict[int, list[Trait]] = defaultdict(list)
     columns = ("row", "attribute", "value", "kind", "lift", "support", "item")
     for row, attribute, value, kind, lift, n, codes in best.select(columns).iter_rows():
-        ids = tuple(known.vocab.ids[code] for code in codes)
+        ids = tuple(known.vocab.ids[code] for code in codes or ())  # None: its items are too old to be kept
         found[row].append(Trait(attribute, value, kind, lift, n, ids))
     return found
 
 
-def _anchors(pairs: pl.DataFrame, events: pl.DataFrame, counts: pl.DataFrame, prior: float, top: int) -> pl.DataFrame:
+def _anchors(pairs: pl.DataFrame, pool: pl.DataFrame, counts: pl.DataFrame, prior: float, top: int) -> pl.DataFrame:
     """row, item: the liked items that carry most of the user's tastes, most telling first.
 
     An item tells the sum of its facets' log lifts over the root of their number (many facets say little each), and
-    half a point more where the user gave it the highest weight. Ties break by lag, then item.
+    half a point more where the user gave it the highest weight. Ties break by recency.
     """
-    lifts = counts.select(
+    ordinary = counts.filter(pl.col("kind") != "reach")  # being obscure makes no item telling
+    lifts = ordinary.select(
         "row",
         "facet",
         gain=((pl.col("n_liked") + prior) / (pl.col("liked_events") * pl.col("liked_share") + prior)).log().clip(0),
     )
     told = (
         pairs.filter("liked")
-        .unique(["row", "item", "facet"])
         .join(lifts, on=["row", "facet"])
         .group_by("row", "item")
         .agg(telling=pl.col("gain").sum() / pl.len().sqrt())
     )
-    favourite = (pl.col("weight").max() == pl.col("best").first()).cast(pl.Float64)
+    favourite = (pl.col("weight") == pl.col("weight").max().over("row")).cast(pl.Float64)
     return (
-        events.filter("liked")
-        .with_columns(best=pl.col("weight").max().over("row"))
-        .group_by("row", "item")
-        .agg(pl.col("lag").min(), favourite=favourite)
+        pool.filter("liked")
+        .with_columns(favourite=favourite)
         .join(told, on=["row", "item"], how="left")
         .with_columns(score=(pl.col("telling").fill_null(0) + 0.5 * pl.col("favourite")).round(6))
-        .sort("row", "score", "lag", "item", descending=[False, True, False, False])
+        .sort("row", "score", "place", descending=[False, True, True])
         .group_by("row", maintain_order=True)
         .head(top)
         .select("row", "item")
     )
 
 
-def _latest(events: pl.DataFrame, top: int) -> pl.DataFrame:
+def _latest(pool: pl.DataFrame, top: int) -> pl.DataFrame:
     """row, item: the last distinct items, newest first."""
-    return (
-        events.group_by("row", "item")
-        .agg(pl.col("lag").min())
-        .sort("row", "lag")
-        .group_by("row", maintain_order=True)
-        .head(top)
-        .select("row", "item")
-    )
+    newest = pool.sort("row", "place", descending=[False, True])
+    return newest.group_by("row", maintain_order=True).head(top).select("row", "item")
 
 
 def _items(chosen: pl.DataFrame, known: Known) -> dict[int, list[Item]]:

@@ -16,7 +16,7 @@ import polars as pl
 
 from recsys.data.words import facet_name, join
 from recsys.errors import BundleError
-from recsys.profiles.evidence import Evidence, Trait
+from recsys.profiles.evidence import ENOUGH, Evidence, Trait
 from recsys.protocols import Floats, Ints
 
 # Users that personas are found among; and tastes that a description names, those at least this strong beside the first.
@@ -41,6 +41,7 @@ class Personas:
         """Find `n` personas, or as many as there are different tastes."""
         from scipy.cluster.vq import kmeans2
 
+        evidence = [e for e in evidence if e.events >= ENOUGH]
         facets = tuple(sorted({_facet(trait) for e in evidence for trait in _standing_out(e)}))
         users = _vectors(evidence, facets)
         users = users[users.any(axis=1)]
@@ -68,14 +69,21 @@ class Personas:
         return np.where(users.any(axis=1), (users @ self.centres.T).argmax(axis=1), -1)
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What people of each persona are above all fond of."""
+        told = []
+        for centre in self.centres:
+            best = [int(f) for f in np.argsort(-centre, kind="stable")[:NAMED] if centre[f] >= BESIDE * centre.max()]
+            told.append(join([facet_name(*self.facets[f]) for f in best]))
+        return tuple(told)
+
+    @cached_property
     def descriptions(self) -> tuple[str, ...]:
         """What is said of who has each persona."""
-        told = []
-        for centre, share in zip(self.centres, self.shares, strict=True):
-            best = [int(f) for f in np.argsort(-centre, kind="stable")[:NAMED] if centre[f] >= BESIDE * centre.max()]
-            names = join([facet_name(*self.facets[f]) for f in best])
-            told.append(f"You are one of the {max(share, 0.01):.0%} of people who are above all fond of {names}.")
-        return tuple(told)
+        return tuple(
+            f"You are one of the {max(share, 0.01):.0%} of people who are above all fond of {names}."
+            for names, share in zip(self.names, self.shares, strict=True)
+        )
 
     def describe(self, evidence: Sequence[Evidence]) -> pl.Series:
         """The description of each user's persona; empty for who has none."""
@@ -100,7 +108,9 @@ class Personas:
 
 
 def _standing_out(evidence: Evidence) -> tuple[Trait, ...]:
-    return (*evidence.tastes, *evidence.eras)
+    """The tastes; of who has chosen too little to show any, what the few choices have more of than others'."""
+    tastes = (*evidence.tastes, *evidence.eras)
+    return tastes or tuple(trait for trait in evidence.common if trait.lift > 1 and evidence.events < ENOUGH)
 
 
 def _facet(trait: Trait) -> Facet:

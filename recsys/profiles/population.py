@@ -4,6 +4,7 @@ Fitted once from a log and a catalog, never from the queries that are described 
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ _FOLLOW_WINDOW = 3  # events after one in which another counts as chosen soon af
 _FOLLOW_USERS = 3  # people who must have taken a step before it is called "often"
 _FOLLOW_LIFT = 3.0  # and how much oftener than by chance
 _POPULAR = 0.9  # items from this quantile of events on are called popular
+REACH, POPULAR, LESSER = "popularity", "popular", "lesser-known"  # an attribute that every catalog has, and its values
 _GROUP_USERS = 3  # people of a segment who must have met an item before it is called popular there
 
 
@@ -65,7 +67,7 @@ class Population:
             like_at,
             dislike_at,
             columns,
-            _values(expand(catalog, vocab, columns), counts, len(catalog)),
+            _values(pl.concat([expand(catalog, vocab, columns), _reach(per_code)]), counts, len(catalog)),
             counts.sort("item").select(item_id=vocab.decode(counts["item"].sort().to_numpy()), events="events"),
             _follows(events, vocab),
             _favourites(events, vocab),
@@ -102,7 +104,7 @@ class Known:
     @cached_property
     def facets(self) -> pl.DataFrame:
         """item (Int32 code), facet (Int32): every item's facets that the population knows."""
-        wide = expand(self.catalog, self.vocab, self.population.columns)
+        wide = pl.concat([expand(self.catalog, self.vocab, self.population.columns), _reach(self.events)])
         known = self.population.values.select("attribute", "value", "facet")
         return wide.join(known, on=["attribute", "value"]).select("item", "facet").sort("item", "facet")
 
@@ -119,6 +121,18 @@ class Known:
         codes = self.vocab.encode(self.population.items["item_id"])
         counts[codes[codes >= 0]] = self.population.items["events"].to_numpy()[codes >= 0]
         return counts
+
+
+def _reach(events: np.ndarray) -> pl.DataFrame:
+    """item, attribute, value, kind: whether an item is popular or lesser-known, as if the catalog said so.
+
+    events : (items,) of each item code; only items that anybody has met decide where popularity begins
+    """
+    counts = pl.DataFrame({"events": events}).cast(pl.Int64).with_row_index("item")
+    starts = counts.filter(pl.col("events") > 0).select(popular_from(pl.col("events"))).item()
+    popular = pl.col("events") >= (math.inf if starts is None else starts)
+    value = pl.when(popular).then(pl.lit(POPULAR)).otherwise(pl.lit(LESSER))
+    return counts.select(pl.col("item").cast(pl.Int32), attribute=pl.lit(REACH), value=value, kind=pl.lit("reach"))
 
 
 def popular_from(events: pl.Expr) -> pl.Expr:

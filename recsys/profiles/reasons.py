@@ -82,7 +82,8 @@ class Reasons:
     def _weights(self) -> pl.DataFrame:
         """item, facet, idf, size: each item's facets, their rarity in nats, and the root of its summed rarity."""
         weight = pl.when(pl.col("kind") == "value").then(1.0).otherwise(_MEASURE)
-        idf = self.known.population.values.select("facet", idf=(-pl.col("share").log() * weight).round(9))
+        told = self.known.population.values.filter(pl.col("kind") != "reach")  # popularity is spoken of on its own
+        idf = told.select("facet", idf=(-pl.col("share").log() * weight).round(9))
         return self.known.facets.join(idf, on="facet").with_columns(size=pl.col("idf").sum().over("item").sqrt())
 
     @cached_property

@@ -4,6 +4,7 @@ No text is generated at request time, so batch and endpoint give the same profil
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +15,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.data.files import atomic_folder
 from recsys.errors import BundleError
-from recsys.profiles.evidence import Bounds, Evidence, collect
+from recsys.profiles.evidence import ENOUGH, Bounds, Evidence, collect
+from recsys.profiles.fresh import drift
+from recsys.profiles.levels import Levels
 from recsys.profiles.personas import AMONG, Personas
 from recsys.profiles.population import Known, Population, thresholds
 from recsys.profiles.reasons import Reasons
 from recsys.profiles.store import Store
 from recsys.profiles.template import TEMPLATE, Phrases, profile
 from recsys.tables import Catalog, InteractionLog, Profiles, Queries, query_histories
+
+_WRITTEN = {
+    **{name: pl.String() for name in ("text", "evidence_hash", "prompt_id", "model_id")},
+    **{"as_of": pl.Int64(), "claims": pl.List(pl.String)},
+}
 
 
 class ProfilesConfig(BaseModel):
@@ -29,8 +37,10 @@ class ProfilesConfig(BaseModel):
     like_at, dislike_at : weights from which up, and to which down, an event is a like or a dislike; "auto" takes the
         median weight and the 10th percentile (where that is lower). Unrated logs have likes only.
     top, recent, shrinkage : tastes kept; how many last events count as recent; prior events that pull lifts to 1
+    refresh : how far the evidence may move (see `fresh.drift`) before a text that an LM wrote no longer stands for it
     lm_users : how many users an LM writes for in one run (0: template only)
-    personas : how many kinds of people to tell apart (0: none); prompts may be told a user's (reranker.conditions)
+    personas : how many kinds of people to tell apart (0: none); who has chosen little is described by theirs, and
+        prompts may be told it (reranker.conditions)
     prompt   : "choose" (the LM chooses among given phrasings by likelihood) or "write" (it writes freely from the
         facts, checked; for models of a billion parameters and more)
     """
@@ -43,8 +53,9 @@ class ProfilesConfig(BaseModel):
     top: int = Field(default=4, ge=1, le=8)
     recent: int = Field(default=20, ge=3)
     shrinkage: float = Field(default=3.0, gt=0)
+    refresh: float = Field(default=0.3, ge=0, le=1)
     lm_users: int = Field(default=0, ge=0)
-    personas: int = Field(default=0, ge=0, le=100)
+    personas: int = Field(default=8, ge=0, le=100)
     prompt: Literal["choose", "write"] = "choose"
 
     def fit(self, log: InteractionLog, catalog: Catalog, *, rated: bool, seed: int) -> "EvidenceProfiles":
@@ -75,6 +86,11 @@ class EvidenceProfiles:
         return Bounds(self.config.top, self.config.recent, shrinkage=self.config.shrinkage)
 
     @cached_property
+    def levels(self) -> Levels:
+        """What stands in for the tastes of who has chosen too little."""
+        return Levels(self.known.population, self.personas, self.phrases)
+
+    @cached_property
     def reasons(self) -> Reasons:
         """What explains slates from the same population."""
         return Reasons(self.known)
@@ -86,25 +102,41 @@ class EvidenceProfiles:
     def as_of(self, queries: Queries) -> Profiles:
         """One profile per query, in order, from the query's history alone."""
         found = self.evidence(queries)
-        hashes = pl.Series("evidence_hash", [e.hash for e in found], dtype=pl.String)
-        written = self.store.lookup(hashes)
-        told = [profile(e, self.phrases) for e in found]
-        by_template = pl.Series("template", [text for text, _ in told], dtype=pl.String)
-        last = pl.Series("last", [e.last for e in found], dtype=pl.Int64)
-        persona = [] if self.personas is None else [self.personas.describe(found)]
-        return Profiles(
-            queries.frame.select("query_id", "user_id", "at")
-            .with_columns(
-                pl.coalesce(last, "at").alias("as_of"),
-                pl.coalesce(written["text"], by_template).alias("text"),
-                pl.Series("claims", [claims for _, claims in told], dtype=pl.List(pl.String)),
-                hashes,
-                written["prompt_id"].fill_null(TEMPLATE),
-                written["model_id"].fill_null(TEMPLATE),
-                *persona,
-            )
-            .drop("at")
+        asked = queries.frame.select("query_id", "user_id", "at")
+        levels, company = self.levels.of(found)
+        plain = [profile(e, self.phrases, beside) for e, beside in zip(found, company, strict=True)]
+        template = pl.DataFrame(
+            {
+                "as_of": pl.Series([e.last for e in found], dtype=pl.Int64).fill_null(asked["at"]),
+                "text": pl.Series([text for text, _ in plain], dtype=pl.String),
+                "claims": pl.Series([claims for _, claims in plain], dtype=pl.List(pl.String)),
+                "evidence_hash": pl.Series([e.hash for e in found], dtype=pl.String),
+                "prompt_id": pl.repeat(TEMPLATE, len(found), dtype=pl.String, eager=True),
+                "model_id": pl.repeat(TEMPLATE, len(found), dtype=pl.String, eager=True),
+            }
         )
+        written = self._written(found, template["evidence_hash"], asked["user_id"])
+        persona = [] if self.personas is None else [self.personas.describe(found)]
+        told = template.select(pl.coalesce(written[name], name) for name in template.columns)
+        frame = pl.concat([asked.drop("at"), told], how="horizontal")
+        return Profiles(frame.with_columns(pl.Series("level", levels, dtype=pl.String), *persona))
+
+    def _written(self, found: Sequence[Evidence], hashes: pl.Series, users: pl.Series) -> pl.DataFrame:
+        """What a model wrote of each evidence, or of what it was and has not moved far from since; null elsewhere."""
+        if not len(self.store):
+            return pl.DataFrame(schema=_WRITTEN).clear(len(found))
+        rows = []
+        last = pl.Series([e.last for e in found], dtype=pl.Int64)
+        for now, row in zip(found, self.store.lookup(hashes, users, last).iter_rows(named=True), strict=True):
+            told = None if row["text"] is None or now.events < ENOUGH else Evidence.read(row["evidence"])
+            if told is not None and told.hash == now.hash:
+                rows.append({**row, "as_of": None, "claims": None})
+            # No text rests on more than the history that is asked about, whatever its clock says.
+            elif told is not None and told.events <= now.events and drift(told, now) < self.config.refresh:
+                rows.append({**row, "claims": profile(told, self.phrases)[1]})
+            else:
+                rows.append(dict.fromkeys(_WRITTEN))
+        return pl.DataFrame(rows, schema=_WRITTEN)
 
     def with_store(self, store: Store) -> "EvidenceProfiles":
         """The same source over another store of texts."""

@@ -1,4 +1,4 @@
-"""Profile texts that a language model wrote, kept by the hash of the evidence they were written from."""
+"""Profile texts that a language model wrote, kept with the user and the evidence that they were written of."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,20 @@ from recsys.errors import BundleError
 
 @dataclass(frozen=True)
 class Store:
-    """evidence_hash (key), text, prompt_id, model_id, as_of: one text per evidence, the last one added."""
+    """One text per evidence and user, the last one added.
+
+    evidence_hash : of `evidence` (JSON)
+    user_id       : String, null for somebody without one
+    as_of         : Int64, time of the last event that the text is written of
+    """
 
     frame: pl.DataFrame
 
     SCHEMA: ClassVar[pl.Schema] = pl.Schema(
         {
             "evidence_hash": pl.String,
+            "user_id": pl.String,
+            "evidence": pl.String,
             "text": pl.String,
             "prompt_id": pl.String,
             "model_id": pl.String,
@@ -35,14 +42,36 @@ class Store:
         return len(self.frame)
 
     def add(self, entries: pl.DataFrame) -> "Store":
-        """A store with `entries` (the same columns) as well; they take the place of older texts of their hashes."""
+        """A store with `entries` (the same columns) as well; they take the place of older texts of the same key."""
         both = pl.concat([self.frame, entries.select(self.SCHEMA.names()).cast(self.SCHEMA)])
-        return Store(both.unique("evidence_hash", keep="last", maintain_order=True).sort("evidence_hash"))
+        key = ["evidence_hash", "user_id"]
+        return Store(both.unique(key, keep="last", maintain_order=True).sort(key))
 
-    def lookup(self, hashes: pl.Series) -> pl.DataFrame:
-        """The store's columns for each hash, in order; text is null where there is none."""
-        wanted = pl.DataFrame({"evidence_hash": hashes.cast(pl.String)})
-        return wanted.join(self.frame, on="evidence_hash", how="left", maintain_order="left")
+    def lookup(self, hashes: pl.Series, users: pl.Series, at: pl.Series) -> pl.DataFrame:
+        """The store's columns for each row of three equally long series, in order; text is null where there is none.
+
+        First what was written of the very same evidence, for the user or for another; else the youngest text of the
+        user that is no younger than `at`.
+        """
+        asked = pl.DataFrame({"hash": hashes.cast(pl.String), "user": users.cast(pl.String), "at": at})
+        asked = asked.with_row_index("row")
+        same = pl.col("user_id").eq_missing(pl.col("user"))
+        exact = asked.join(self.frame, left_on="hash", right_on="evidence_hash").with_columns(
+            rank=pl.when(same).then(0).otherwise(1)
+        )
+        own = asked.join(self.frame, left_on="user", right_on="user_id").filter(pl.col("as_of") <= pl.col("at"))
+        columns = ["row", "rank", *self.SCHEMA.names()]
+        found = pl.concat(
+            [
+                exact.with_columns(evidence_hash="hash").select(columns),
+                own.with_columns(user_id="user", rank=pl.lit(2)).select(columns),
+            ]
+        )
+        best = found.sort("row", "rank", "as_of", "evidence_hash", descending=[False, False, True, False]).unique(
+            "row", keep="first"
+        )
+        rows = asked.select("row").join(best.drop("rank"), on="row", how="left", maintain_order="left")
+        return rows.drop("row")
 
     def save(self, path: Path) -> None:
         """Write one Parquet file. Errors: `StorageError`."""

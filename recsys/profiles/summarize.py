@@ -15,15 +15,16 @@ from typing import Literal
 import polars as pl
 
 from recsys.data.words import one_line
-from recsys.profiles.evidence import Evidence
+from recsys.profiles.evidence import ENOUGH, Evidence
 from recsys.profiles.faithful import MAX_WORDS, Checker
 from recsys.profiles.source import EvidenceProfiles
-from recsys.profiles.template import ENOUGH, Sentence, read_prompt, sentences
+from recsys.profiles.template import Sentence, read_prompt, sentences
 from recsys.protocols import LanguageModel
-from recsys.tables import Queries
+from recsys.tables import Id, Queries
 
 log = logging.getLogger(__name__)
 
+Asked = tuple[Id | None, Evidence]
 _LONGEST = 5000  # characters of a text that are looked at
 _OPENING = "Your taste, in a few sentences:"
 
@@ -78,12 +79,12 @@ def summarize(
     bad: list[tuple[str, str]] = []
     with tqdm(total=min(limit, len(todo)), desc="LM profiles", unit="user", disable=None) as bar:
         for some in _batches(todo[:limit], batch):
-            told = [sentences(e, profiles.phrases) for e in some]
+            told = [sentences(e, profiles.phrases) for _, e in some]
             texts = _write(lm, told, wording) if way == "write" else _choose(lm, told)
-            for evidence, text in zip(some, texts, strict=True):
+            for (user, evidence), text in zip(some, texts, strict=True):
                 fault = checker.fault(text, evidence) if way == "write" else None
                 if fault is None:
-                    good.append(_entry(evidence, text, prompt_id, lm.model_id))
+                    good.append(_entry(user, evidence, text, prompt_id, lm.model_id))
                 else:
                     bad.append((fault, text))
             bar.update(len(some))
@@ -104,19 +105,19 @@ def summarize(
     return profiles.with_store(profiles.store.add(pl.DataFrame(good, schema=profiles.store.SCHEMA))), report
 
 
-def _todo(profiles: EvidenceProfiles, queries: Queries, prompt_id: str, model_id: str) -> list[Evidence]:
+def _todo(profiles: EvidenceProfiles, queries: Queries, prompt_id: str, model_id: str) -> list[Asked]:
     """The distinct evidences worth writing of that this prompt and model have not written of, in order of queries."""
     frame = profiles.store.frame.filter(prompt_id=prompt_id, model_id=model_id)
     seen = set(frame["evidence_hash"])
     todo = []
-    for evidence in profiles.evidence(queries):
+    for user, evidence in zip(queries.frame["user_id"], profiles.evidence(queries), strict=True):
         if evidence.events >= ENOUGH and evidence.hash not in seen:
             seen.add(evidence.hash)
-            todo.append(evidence)
+            todo.append((user, evidence))
     return todo
 
 
-def _batches(todo: list[Evidence], size: int) -> Iterator[list[Evidence]]:
+def _batches(todo: list[Asked], size: int) -> Iterator[list[Asked]]:
     for start in range(0, len(todo), size):
         yield todo[start : start + size]
 
@@ -141,9 +142,11 @@ def _write(lm: LanguageModel, told: list[list[Sentence]], wording: str) -> list[
     return [t[1:-1].strip() if t.count('"') == 2 and t[0] == t[-1] == '"' else t for t in written]
 
 
-def _entry(evidence: Evidence, text: str, prompt_id: str, model_id: str) -> dict[str, object]:
+def _entry(user: Id | None, evidence: Evidence, text: str, prompt_id: str, model_id: str) -> dict[str, object]:
     return {
         "evidence_hash": evidence.hash,
+        "user_id": None if user is None else str(user),
+        "evidence": evidence.json,
         "text": text,
         "prompt_id": prompt_id,
         "model_id": model_id,

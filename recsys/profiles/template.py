@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from importlib import resources
 
 from recsys.data.words import MEASURES, facet_name, join, one_line, quoted
-from recsys.profiles.evidence import Evidence, Item, Trait
+from recsys.profiles.evidence import ENOUGH, Evidence, Item, Trait
 
 TEMPLATE = "template"  # prompt_id and model_id of a text that no model wrote
 MAX_WORDS = 100
-ENOUGH = 5  # events from which on there is more to say than how little is known
 _STRONG = 2.0
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -65,15 +64,18 @@ def read_prompt(name: str) -> tuple[str, str]:
     return f"{name}@{hashlib.sha256(text.encode()).hexdigest()[:8]}", text
 
 
-def profile(evidence: Evidence, phrases: Phrases) -> tuple[str, list[str]]:
-    """The profile's text (about 20 to 100 words, second person) and its claims."""
-    told = sentences(evidence, phrases)
+def profile(evidence: Evidence, phrases: Phrases, company: Sentence | None = None) -> tuple[str, list[str]]:
+    """The profile's text (about 20 to 100 words, second person) and its claims.
+
+    company : what is said of people like this one, or of everybody; for who has chosen too little to be described
+    """
+    told = sentences(evidence, phrases, company)
     return " ".join(s.text for s in told), [claim for s in told for claim in s.claims]
 
 
-def sentences(evidence: Evidence, phrases: Phrases) -> list[Sentence]:
+def sentences(evidence: Evidence, phrases: Phrases, company: Sentence | None = None) -> list[Sentence]:
     """The profile sentence by sentence; the last ones are left out where it would grow too long."""
-    told = _tell(evidence, phrases)
+    told = _tell(evidence, phrases, [company] if company else [])
     while len(told) > 1 and sum(max(len(p.split()) for p in s.phrasings) for s in told) > MAX_WORDS:
         told.pop()
     return told
@@ -88,12 +90,12 @@ def _field(text: object) -> str:
     return one_line(str(text).replace("|", "/"), 80)
 
 
-def _tell(e: Evidence, phrases: Phrases) -> list[Sentence]:
+def _tell(e: Evidence, phrases: Phrases, company: list[Sentence]) -> list[Sentence]:
     if not e.events:
-        return [phrases.say("nothing", ["events|n=0"])]
+        return [phrases.say("nothing", ["events|n=0"]), *company]
     if e.events < ENOUGH:
-        return [_little(e, phrases), *_anchors(e, phrases), *_dislikes(e, phrases)]
-    parts = (_common, _eras, _anchors, _recent, _dislikes)
+        return [_little(e, phrases), *_anchors(e, phrases), *_dislikes(e, phrases), *company]
+    parts = (_common, _eras, _anchors, _recent, _dislikes, _reach)
     base = phrases.say("base", [f"events|n={e.events}"], count=_count(e))
     return [_tastes(e, phrases), *(s for part in parts for s in part(e, phrases)), base]
 
@@ -155,6 +157,11 @@ def _dislikes(e: Evidence, phrases: Phrases) -> list[Sentence]:
     if not e.dislikes:
         return []
     return [phrases.say("dislikes", [claim("dislikes", t) for t in e.dislikes], names=_names(e.dislikes))]
+
+
+def _reach(e: Evidence, phrases: Phrases) -> list[Sentence]:
+    """Which way the user leans between what everybody meets and what few do."""
+    return [phrases.say(f"reach-{t.value}", [claim("reach", t)]) for t in e.reach]
 
 
 def _count(e: Evidence) -> str:

@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 FULL_SOFTMAX, SAMPLED = 20_000, 4096
 # Queries with texts that are read at once.
 ROWS = 256
-# What a profile claims that rests on no event: there is nothing in it to read.
-NOTHING = ["events|n=0"]
+# The first claim of a profile that rests on no event: what it says is true of everybody.
+NOTHING = "events|n=0"
 _FILE = "judge.json"
 
 
 def profiles_read(queries: Queries, profiles: Profiles, empty: pl.Series) -> pl.Series:
     """The profile of each query that has no history (`empty`) and whose profile rests on something; "" for others."""
-    texts = profiles.frame.filter(pl.col("claims") != NOTHING).select("query_id", "text")
+    texts = profiles.frame.filter(pl.col("claims").list.first() != NOTHING).select("query_id", "text")
     frame = queries.frame.select("query_id").join(texts, on="query_id", how="left", maintain_order="left")
     return frame.select(pl.when(empty).then(pl.col("text").fill_null("")).otherwise(pl.lit(""))).to_series()
 
