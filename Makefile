@@ -1,5 +1,5 @@
 # Every target does its own set-up: on a fresh clone `make demo` or `make test` is all there is to type.
-#   make demo [DATA=ml-100k|FOLDER] [USERS=300]    make test [ARGS=...]    make lint    make bench    make venv    make clean
+#   make demo [DATA=ml-100k|FOLDER] [USERS=300]    make test [ARGS=...] [WORKERS=2]    make lint    make bench    make venv    make clean
 # RECSYS_DATA (a folder of dataset folders, for the tests on real data) and every other RECSYS_* variable pass through.
 
 SHELL := /bin/bash
@@ -14,12 +14,14 @@ USERS ?= 300
 OUT ?= out/demo
 SPEC ?= pipelines/specs/demo.toml
 ARGS ?=
+# Processes that test side by side (0: none beside this one).
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .PHONY: help venv weights demo test lint bench clean
 
 help:
 	@echo 'make demo [DATA=ml-100k|FOLDER] [USERS=300]   the whole line on real data, with a report in $(OUT)'
-	@echo 'make test [ARGS=...]                          the tests (ARGS go to pytest)'
+	@echo 'make test [ARGS=...] [WORKERS=2]              the tests (ARGS go to pytest), in as many processes as there are cores'
 	@echo 'make lint                                     ruff, mypy --strict, the import contract'
 	@echo 'make bench                                    the benchmarks'
 	@echo 'make venv                                     only the set-up: .venv, packages, default LM weights'
@@ -51,8 +53,10 @@ demo: venv
 	$(BIN)/recsys evaluate '$(DATA)' --spec '$(SPEC)' --split leave-last --k-core 5 \
 	    --sample-users $(USERS) --out '$(OUT)' --report --bundle '$(OUT)/bundle' --replace
 
+# A file's tests stay in one process, since they share what is slow to make, and files are begun in pytest's own order.
+# At most eight processes: each loads the small LM anew.
 test: venv
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -21,6 +21,26 @@ pytest.register_assert_rewrite("checks", "contracts")
 ROOT = Path(__file__).parents[1]
 # Of the user's own settings, the tests see only where weights and real data lie.
 KEPT = {"RECSYS_CACHE_DIR", "RECSYS_DATA"}
+# Set in each of the processes that test side by side (`make test`).
+SIDE_BY_SIDE = "PYTEST_XDIST_WORKER" in os.environ
+# Longest first.
+SLOWEST = ("test_notebooks", "test_rerank_sequence", "test_rerank_meanings", "test_line")
+
+
+def pytest_configure() -> None:
+    """Side by side, compute with one thread each where the user does not say otherwise.
+
+    A thread for every core in every process would make all of them wait for each other. Set before a library reads it.
+    """
+    if SIDE_BY_SIDE:
+        for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS"):
+            os.environ.setdefault(name, "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, begin with the files that take longest: begun last, they would run on alone."""
+    if SIDE_BY_SIDE:
+        items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
 @pytest.fixture(scope="session", autouse=True)

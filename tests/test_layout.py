@@ -257,7 +257,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_used() -> None:
     used = {part_of.get(name, name.replace("_", "-")) for name in imported}
     assert used - declared == set()
     # Tools that are run, what another library needs at run time, and the other one of two that exclude each other.
-    run = {"import-linter", "ipykernel", "mypy", "pytest-timeout", "ruff"}
+    run = {"import-linter", "ipykernel", "mypy", "pytest-timeout", "pytest-xdist", "ruff"}
     assert declared - used == run | {"accelerate", "faiss-gpu"}
 
 

@@ -151,20 +151,6 @@ def heard_by(config: SequenceConfig, writer: Writer, catalog: Any, folder: Path)
     return ear_of(config, writer, writer, frequency, texts, WordEncoder(), settings, 0)
 
 
-@pytest.fixture(scope="module")
-def own(writer: Writer, world_catalog: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Learned from nothing."""
-    config = CONFIG.model_copy(update={"meanings": "learned", "written": 1000, "exercises": 3})
-    return heard_by(config, writer, world_catalog, tmp_path_factory.mktemp("own"))
-
-
-def test_what_is_learned_from_nothing_is_understood(own: Any) -> None:
-    ear, report = own
-    assert report["meanings"] == "learned"
-    assert report["understood"] > 0.1
-    assert ear.learned
-
-
 def test_learning_goes_on_from_what_is_shipped_and_leaves_it_as_it_is(
     writer: Writer, world_catalog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

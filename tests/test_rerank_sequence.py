@@ -34,7 +34,7 @@ SMALL = SequenceConfig(
     finish=1,
     heldout=100,
     written=1500,
-    exercises=4,
+    exercises=3,
     understood=0.1,  # words that a request has in common with training are all that these encoders know
     told=150,
     rate=3e-3,
@@ -178,6 +178,12 @@ def _writer(school: School, catalog: Catalog) -> Writer:
     vocab = Vocab.of_items(catalog)
     facets = Facets.of(catalog, vocab, vocab.encode(school.before.frame["item_id"]))
     return Writer(facets, Wording.read(), centred(item_vectors(catalog, vocab)))
+
+
+def test_what_requests_mean_is_learned_from_nothing_where_nothing_is_shipped(trained: Fused) -> None:
+    assert trained.report["training"]["meanings"] == "learned"
+    assert trained.report["training"]["understood"] > 0.1
+    assert trained.judge.ear.learned  # type: ignore[attr-defined]
 
 
 def test_plain_lists_are_never_worse_on_tune_than_they_came(trained: Fused) -> None:
