@@ -236,6 +236,15 @@ class TestSqlStore(StoreContract):
         store.forget(["walrus"])
         assert b"walrus" not in every_byte(tmp_path)
 
+    def test_what_is_deleted_is_overwritten_before_the_file_is_tidied(
+        self, store: Any, tmp_path: Path, monkeypatch: Any
+    ) -> None:
+        store.put([version("walrus", at, "zeppelins " * 300) for at in range(50)] + [version("otter", 1)])
+        monkeypatch.setattr(type(store), "_scour", lambda _: None)
+        store.forget(["walrus"])
+        assert b"walrus" not in every_byte(tmp_path)
+        assert b"zeppelins" not in every_byte(tmp_path)
+
     def test_a_failed_call_leaves_nothing_of_it(self, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         store.put([version("u", 1)])
         rows = sqlstore.version_rows([version("u", 2), version("u", 3)])
