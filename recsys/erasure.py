@@ -165,7 +165,8 @@ def _facts(evidence: Iterable[Evidence | None], kinds: tuple[str, ...] = ()) -> 
         for sentence in sentences(one, phrases):
             own = [claim for claim in sentence.claims if not claim.startswith(_NOT_THEIRS)]
             if any(claim.startswith(kinds or "") for claim in own):
-                yield from sentence.phrasings
+                cut = len(sentence.text) if kinds else _CUT  # a prompt may have cut the profile within a sentence
+                yield from (part for phrasing in sentence.phrasings for part in (phrasing, phrasing[:cut].rstrip(".")))
 
 
 def _of_text(text: str) -> Iterator[str]:
