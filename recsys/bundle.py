@@ -7,7 +7,10 @@ in it: the manifest names them, and they are resolved on loading.
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -170,6 +173,40 @@ def write(
         }
         (folder / MANIFEST).write_text(_sealed(manifest))
     return path
+
+
+@contextmanager
+def rewriting(path: Path) -> Iterator[Path]:
+    """A copy of the bundle to change files in; on success it takes the bundle's place, its manifest made anew.
+
+    Killed at any moment, it leaves the old bundle or the new one, at worst under a hidden name (see `settle`).
+
+    Errors: `BundleError` for what is no sound bundle; `StorageError` when it cannot be written.
+    """
+    path = path.resolve()
+    manifest = read_manifest(path)
+    with atomic_folder(path, replace=True) as folder:
+        shutil.copytree(path, folder, dirs_exist_ok=True)
+        yield folder
+        users = pl.read_parquet(folder / "log.parquet", columns=["user_id"])["user_id"]
+        data = {**manifest["data"], "users": users.n_unique(), "events": len(users)}
+        (folder / MANIFEST).write_text(_sealed({**manifest, "data": data, "files": _hashes(folder)}))
+
+
+def settle(path: Path) -> None:
+    """After a write that was killed: a bundle that stood aside comes back, and half-written or old copies are removed.
+
+    For who is alone in writing there. Errors: `StorageError`.
+    """
+    path = path.resolve()
+    hidden = re.compile(rf"\.[0-9a-f]{{8}}\.(old\.)?{re.escape(path.name)}")
+    with files.storage_errors(path):
+        beside = [(f, hidden.fullmatch(f.name)) for f in path.parent.glob(".*") if f.is_dir()]
+        for folder, found in sorted((f, found) for f, found in beside if found):
+            if found[1] and not path.exists():
+                folder.rename(path)
+            else:
+                shutil.rmtree(folder)
 
 
 def load(path: Path, settings: Settings, *, lm: LanguageModel | None = None) -> Bundle:

@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     threads: int = Field(default_factory=default_threads, ge=1, description="of torch, for local models")
     offline: bool = Field(default=False, description="never touch the network, even where a command asks for it")
     tracking_uri: str = Field(default="sqlite:///mlruns/mlflow.db", description="MLflow tracking and registry")
+    state_uri: str = Field(
+        default="sqlite:///state/recsys.db",
+        description="profile versions, edits and erasures: sqlite:///FILE, postgresql://..., or a folder",
+        repr=False,  # it may hold a password
+    )
     lm_url: str | None = Field(default=None, description="base URL of an OpenAI-compatible server")
     lm_api_key: SecretStr | None = Field(default=None, description="key for lm_url; never printed or stored")
     lm_timeout_s: float = Field(default=60.0, gt=0)

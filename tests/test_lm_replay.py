@@ -10,7 +10,7 @@ import pytest
 
 from checks import HashLM
 from recsys.errors import ModelError, StorageError
-from recsys.lm.replay import ReplayLM, ScriptedLM
+from recsys.lm.replay import ReplayLM, ScriptedLM, forget
 from recsys.protocols import LanguageModel, Score
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +107,29 @@ def test_a_store_that_is_no_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be used"):
         ReplayLM(HashLM(), tmp_path / "file").generate(["a"])
+
+
+def test_what_is_forgotten_is_in_no_byte_and_the_rest_stays(tmp_path: Path) -> None:
+    recorder = ReplayLM(ScriptedLM(reply=lambda p: "You like “Ran”\nand żubrówka" if "Ann" in p else "fine"), tmp_path)
+    recorder.generate(["About Ann", "About Bob", 'About Cid: "loves  Zeppelins"', "About Dan"], stop=["Eve's"])
+    recorder.score(["prefix", "prefix"], [[' She said "no more gore".'], [" He did not."]])
+    assert recorder.forget([]) == recorder.forget(["", " "]) == recorder.forget(["nobody said this"]) == 0
+    assert recorder.forget(["like 'Ran' and ŻUBRÓWKA", "'Loves zeppelins'", "said 'no more gore'"]) == 3
+    left = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert [word for word in (b"Ann", b"wka", b"Zeppelins", b"gore") if word in left] == []
+    replayed = ReplayLM(ScriptedLM(), tmp_path, mode="replay-only")
+    assert replayed.generate(["About Bob", "About Dan"], stop=["Eve's"]) == ["fine", "fine"]
+    assert replayed.score(["prefix"], [[" He did not."]])
+    with pytest.raises(ModelError, match="no recorded answer"):
+        replayed.generate(["About Ann"], stop=["Eve's"])
+
+
+def test_forgetting_makes_no_store_and_names_one_that_is_none(tmp_path: Path) -> None:
+    assert forget(tmp_path / "nowhere", ["a text"]) == 0
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "answers.sqlite").write_bytes(b"this is not a database, " * 100)
+    with pytest.raises(StorageError, match=r"answers\.sqlite: the store of LM answers cannot be used"):
+        forget(tmp_path, ["a text"])
 
 
 def test_a_scripted_model_says_what_it_is_told() -> None:

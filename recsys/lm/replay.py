@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
+
 from recsys.errors import ModelError, StorageError
 from recsys.protocols import Chooser, LanguageModel, Rater, RelevanceModel, Score
 
+_SCANNED = 10_000  # answers looked at together, which bounds memory
 _TABLE = """create table if not exists answers (
     key text primary key, model_id text not null, operation text not null,
     prompt text not null, parameters text not null, answer text not null
@@ -24,8 +27,8 @@ class ReplayLM:
     """Another model behind a store of its answers, one row per (model, operation, prompt, parameters).
 
     mode "record" asks the model for what the store lacks and keeps the answer; "replay-only" never asks it.
-    The store is `answers.sqlite` in `folder`: rows are only ever added, each call's in one transaction, so that a
-    crash loses no earlier answer.
+    The store is `answers.sqlite` in `folder`: rows are only ever added (but see `forget`), each call's in one
+    transaction, so that a crash loses no earlier answer.
     """
 
     lm: LanguageModel
@@ -94,6 +97,10 @@ class ReplayLM:
             raise ModelError(f"{self.model_id}: has no endpoint that scores documents")
         return self._rows("relevance", queries, documents, lm.relevance)
 
+    def forget(self, texts: Sequence[str]) -> int:
+        """Remove every recorded answer that holds one of the texts, as `forget` does; the model is not asked."""
+        return forget(self.folder, texts)
+
     def _rows(
         self,
         operation: str,
@@ -152,6 +159,51 @@ class ReplayLM:
                 yield store
         except (OSError, sqlite3.Error) as error:
             raise StorageError(f"{file}: the store of LM answers cannot be used: {error}") from error
+
+
+def forget(folder: Path, texts: Sequence[str]) -> int:
+    """Remove the recorded answers, of every model, whose prompt, parameters or answer holds one of the texts.
+
+    Case, kinds of quotes and of blanks make no difference, since prompts change them; empty texts are in nothing. What
+    is removed is overwritten in the file. Returns how many answers that were; 0 where there is no store.
+
+    Errors: `StorageError` where the store cannot be read or written.
+    """
+    file = folder / "answers.sqlite"
+    wanted = _plain(pl.Series(texts, dtype=pl.String)).unique()
+    wanted = wanted.filter(wanted != "")
+    if not len(wanted) or not file.exists():
+        return 0
+    removed = 0
+    try:
+        with closing(sqlite3.connect(file, timeout=30)) as store:
+            store.execute("pragma secure_delete = on")
+            rows = store.execute("select key, prompt, parameters, answer from answers")
+            gone: list[tuple[str]] = []
+            while some := rows.fetchmany(_SCANNED):
+                told = ["\n".join([prompt, *_texts([json.loads(part) for part in rest])]) for _, prompt, *rest in some]
+                held = _plain(pl.Series(told)).str.contains_any(wanted.implode())
+                gone += [(row[0],) for row, hit in zip(some, held, strict=True) if hit]
+            with store:
+                removed = store.executemany("delete from answers where key = ?", gone).rowcount if gone else 0
+            store.execute("vacuum")
+    except (OSError, sqlite3.Error) as error:
+        raise StorageError(f"{file}: the store of LM answers cannot be used: {error}") from error
+    return removed
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in what was read from JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+def _plain(texts: pl.Series) -> pl.Series:
+    lower = texts.str.to_lowercase().str.replace_all(r"[\s\p{C}]+", " ").str.replace_all('["“”„«»]', "'")
+    return lower.str.strip_chars()
 
 
 @dataclass(frozen=True)
