@@ -201,7 +201,7 @@ def rephrase(evidence: Evidence, facts: Sequence[Sentence], checker: Checker, re
     draft, first = _Draft(), []
     for fact in facts:
         first.append(retry(fact, 0) or "")
-        _say_again(fact, evidence, checker, draft, by_fact, retry, tries)
+        _say_again(fact, evidence, checker, draft, by_fact, retry, tries, at_first="kept")
     return _whole(draft, checker.read(" ".join(first), evidence), evidence, facts, checker)
 
 
@@ -226,6 +226,7 @@ def _say_again(
     by_fact: dict[str, Reading],
     retry: Retry | None,
     tries: int,
+    at_first: str = "regenerated",
 ) -> None:
     """The fact in other words where these are true, at the first of a few tries; else in the template's."""
     draft.used.add(fact.text)
@@ -235,8 +236,10 @@ def _say_again(
         if said is None:
             break
         said = one_line(said, LONGEST)
+        if said in fact.phrasings:  # said again as it was: not the model's own words
+            continue
         if checker.rephrases(said, fact, evidence) and not checker.sentence_fault(said, None, draft.text, evidence):
-            draft.put(said, told, "regenerated")
+            draft.put(said, told, "regenerated" if attempt else at_first)
             return
     draft.put(fact.text, told, "replaced")
 
@@ -246,7 +249,8 @@ def _whole(draft: _Draft, raw: Reading, evidence: Evidence, facts: Sequence[Sent
     for fact in facts:  # too short a text is filled up
         if len(draft.text.split()) < MIN_WORDS and fact.text not in draft.used and fact.text not in draft.sentences:
             draft.put(fact.text, frozenset(), "added")
-    if checker.fits(draft.text, evidence):
+    own = draft.counts["kept"] or draft.counts["regenerated"]
+    if own and checker.fits(draft.text, evidence):
         return Repaired(draft.text, raw, checker.read(draft.text, evidence), **draft.counts)
     counts = {"removed": len(raw.sentences), "added": len(facts)}
     return Repaired(template, raw, checker.read(template, evidence), **counts)
