@@ -92,7 +92,7 @@ def test_a_faithful_writer_is_accepted(profiles: Any, queries: Queries, scripted
     [
         ("", "empty"),
         ("\x00\n\n", "empty"),
-        ("You are wonderful, dear reader, and everybody here is glad to have you around.", "person"),
+        ("You are wonderful, dear reader, and everybody here is glad to have you around.", "word"),
         ("Vous aimez beaucoup de choses, et nous aussi, vraiment beaucoup, tous les jours.", "person"),
         ("no " * 500, "length"),
     ],
@@ -103,7 +103,7 @@ def test_what_fails_falls_back_to_the_template_and_is_counted(
     written, report = summarize(profiles, queries, scripted_lm(reply=reply), 100, prompt="write")
     assert report.failed_share == 1.0
     assert sum(report.faults.values()) == 10
-    assert fault in report.faults or "nothing named" in report.faults
+    assert fault in report.faults
     assert_frame_equal(written.as_of(queries).frame, profiles.as_of(queries).frame)
 
 

@@ -21,6 +21,7 @@ _SENTENCE = re.compile(r"(?<=[.!?…])[\"”')\]]*\s+|\n+")
 _CUT = re.compile(r"[;:—–]\s*|\s-\s")
 _TIMES = re.compile(r"(\d+(?:\.\d+)?|[a-z]+)(?:\s+times\b|[- ]?fold\b|x\b)", re.IGNORECASE)
 _FAR, _MORE = 2.0, 1.0
+_STRANGE = ("name", "language", "word")
 _COMPARISONS = ("times", "factors", "far", "more")
 _MARKS = ("alike", "recent", "faded", "often", "most")
 
@@ -30,7 +31,7 @@ class Claim:
     """One checkable claim.
 
     kind     : value, era, title, number, comparative, recency, superlative, share; or what the reader cannot take for
-               true: attitude, name, topic, language, unknown
+               true: name, word, topics, language, unknown
     name     : what it is about, as the text has it
     polarity : liked, disliked or unclear: where the text puts it
     why      : what is wrong where it is not supported
@@ -145,8 +146,8 @@ class Reader:
     def _clause(self, text: str, masked: Masked, *, opens: bool) -> _Clause:
         lexicon = self.lexicon
         found = list(self.names.mentions(text, masked, opens=opens))
-        mentions = [m for m in found if m.kind not in ("name", "language")]
-        strange = [(m.kind, m.name) for m in found if m.kind in ("name", "language")]
+        mentions = [m for m in found if m.kind not in _STRANGE]
+        strange = [(m.kind, m.name) for m in found if m.kind in _STRANGE]
         rest = _blank(text, [(m.start, m.end) for m in mentions if m.kind != "number"])
         rest = re.sub(rf"\((?:{'|'.join(map(re.escape, sorted(self.names.attributes)))})\)", _spaces, rest)
         idioms = lexicon.spans("idioms", rest)

@@ -10,7 +10,7 @@ from recsys.profiles.phrases import read_prompt, sections
 
 WORDS = (
     *("you", "others", "idioms", "dislike", "like", "choose", "recent", "faded", "more", "far", "most", "often"),
-    *("alike", "counted", "percent", "total", "clauses", "unknown", "topics", "plain"),
+    *("alike", "counted", "percent", "total", "clauses", "unknown", "topics", "plain", "neutral"),
 )
 AMOUNTS = ("factors", "shares", "numbers", "decades")
 
@@ -51,9 +51,25 @@ class Lexicon:
     def plain(self) -> frozenset[str]:
         """Single words of any section but the topics, casefolded, which are no names where they stand alone."""
         told = (
-            entry for section, some in self.entries.items() if section not in ("topics", "decades") for entry in some
+            entry
+            for section, some in self.entries.items()
+            if section not in ("topics", "decades", "neutral")
+            for entry in some
         )
-        return frozenset(word.casefold() for entry in told for word in re.findall(r"[^\W_]+", entry))
+        return frozenset(
+            word.casefold() for entry in told for word in re.findall(r"[^\W_]+\*?", entry) if word[-1] != "*"
+        )
+
+    @cached_property
+    def _known(self) -> tuple[frozenset[str], tuple[str, ...]]:
+        """Every word of the entries, and every stem."""
+        found = {w for some in self.entries.values() for e in some for w in re.findall(r"[^\W_]+\*?", e.casefold())}
+        return frozenset(w for w in found if w[-1] != "*"), tuple(sorted(w[:-1] for w in found if w[-1] == "*"))
+
+    def knows(self, word: str) -> bool:
+        """Whether the word, casefolded, is in some section, alone or in an entry of several words."""
+        words, stems = self._known
+        return all(len(part) < 3 or part in words or part.startswith(stems) for part in re.split(r"[\W_]+", word))
 
     def has(self, section: str, text: str) -> bool:
         """Whether the text has an entry of the section."""

@@ -63,6 +63,7 @@ class Names:
     folded: frozenset[str]
     attributes: frozenset[str]
     plain: frozenset[str]
+    lexicon: Lexicon
 
     @classmethod
     def of(cls, known: Known, phrases: Phrases, lexicon: Lexicon) -> "Names":
@@ -83,6 +84,7 @@ class Names:
             frozenset(title.casefold() for title in titles if len(title.split()) >= _SURE),
             frozenset(attributes),
             lexicon.plain | said_words,
+            lexicon,
         )
 
     def mask(self, text: str, evidence: Evidence) -> Masked:
@@ -165,7 +167,11 @@ class Names:
         known = folded in self.plain or folded.split("'")[0] in self.plain or folded in self.attributes
         if any(ord(c) > 0x24F for c in token if c != "’"):
             return "language"
-        return "name" if token[:1].isupper() and not opens and not known else ""
+        if known:
+            return ""
+        if token[:1].isupper() and not opens:
+            return "name"
+        return "" if self.lexicon.knows(folded) else "word"
 
 
 def title_forms(title: str) -> set[str]:

@@ -249,14 +249,15 @@ def _in_rounds(asking: Asking, n: int, work: Callable[[int, Retry], Repaired], t
         answer = asking.answers[prompt]
         return None if answer is None else _unquoted(one_line(answer, LONGEST))
 
-    # a sentence that is asked for again may change which others are, so there is a round for each try and one more
+    # a sentence that is said anew may change which others are asked for: a few rounds more than tries
+    found = [work(i, retry) for i in range(n)]
     for _ in range(2 * tries):
-        found = [work(i, retry) for i in range(n)]
         if not wanted:
             break
         asking.generate(wanted, _SENTENCE_TOKENS)
         wanted.clear()
-    return [work(i, retry) for i in range(n)]
+        found = [work(i, retry) for i in range(n)]
+    return found
 
 
 def _again(fact: Sentence, attempt: int) -> str:
