@@ -46,6 +46,12 @@ def test_a_false_sentence_gives_way_to_the_templates_of_the_same_fact(checker: C
     assert "musicals" not in fix(text, checker)
 
 
+def test_what_a_later_sentence_tells_is_not_said_in_place_of_a_false_one(checker: Checker) -> None:
+    found = repair("You adore the 1970s and musicals. You have a liking for the 1970s. " + GOOD, RICH, FACTS, checker)
+    assert (found.kept, found.removed, found.replaced) == (2, 1, 0)
+    assert found.text.count("1970s") == 1
+
+
 def test_a_false_sentence_of_nothing_known_is_left_out(checker: Checker) -> None:
     found = repair(GOOD + "You never miss the opera on Sundays.", RICH, FACTS, checker)
     assert (found.kept, found.removed) == (1, 1)

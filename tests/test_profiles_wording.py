@@ -21,7 +21,7 @@ WORDINGS = ["phrases", "phrases-playful", "phrases-de"]
 
 def test_a_profile_in_german_reads_as_written_here() -> None:
     assert profile(RICH, Phrases.read("phrases-de"))[0] == (
-        "Zu Horror greifst du weit öfter als die meisten hier, und zu Science-Fiction öfter als üblich. "
+        "Du wählst Horror weit öfter als die meisten hier, und Science-Fiction öfter als üblich. "
         "Oft wählst du auch Dramen. "
         "Du hast eine Vorliebe für die 1970er. "
         'Sehr gut bewertet hast du "Alien (1979)" und "Matrix, The (1999)". '

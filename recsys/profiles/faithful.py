@@ -178,6 +178,10 @@ def repair(
     raw = checker.read(text, evidence)
     by_fact = {fact.text: checker.read(fact.text, evidence) for fact in facts}
     draft = _Draft()
+    # what a later sentence tells truly need not be said in place of an earlier one
+    for sentence, fault in zip(raw.sentences, raw.faults, strict=True):
+        if checker.sentence_fault(sentence, fault, "", evidence) is None:
+            draft.told |= checker.read(sentence, evidence).told
     for sentence, fault in zip(raw.sentences, raw.faults, strict=True):
         if checker.sentence_fault(sentence, fault, draft.text, evidence) is None:
             draft.put(sentence, checker.read(sentence, evidence).told, "kept")
