@@ -1,55 +1,17 @@
 """The checker: what a model wrote passes only where the evidence supports all of it."""
 
-import polars as pl
 import pytest
+from portraits import EVIDENCE, PHRASES, make_checker
 
-from recsys.profiles.evidence import Evidence, Item, Trait
 from recsys.profiles.faithful import Checker
-from recsys.profiles.population import Known, Population
-from recsys.profiles.template import Phrases, profile, read_prompt
-from recsys.tables import Catalog, InteractionLog
-
-GENRES = ["Horror", "Comedy", "Western", "Sci-Fi", "Drama", "Musical"]
-TITLES = ["Alien (1979)", "Evita (1996)", "Heat (1995)", "The Big Sleep (1946)", "Matrix, The (1999)", "Jaws 2 (1978)"]
-PHRASES = Phrases.read()
+from recsys.profiles.template import profile
 
 
 @pytest.fixture(scope="module")
 def checker() -> Checker:
-    n = 24
-    catalog = Catalog(
-        pl.DataFrame(
-            {
-                "item_id": list(range(n)),
-                "title": [TITLES[i % 6] for i in range(n)],
-                "text": [""] * n,
-                "genres": [[GENRES[i % 6]] for i in range(n)],
-                "year": [1940 + 10 * (i % 6) for i in range(n)],
-            }
-        )
-    )
-    log = InteractionLog.of(
-        pl.DataFrame({"user_id": [1] * n, "item_id": list(range(n)), "event": "x", "weight": 1.0, "ts": list(range(n))})
-    )
-    known = Known(Population.fit(log, catalog, like_at=4.0, dislike_at=2.0), catalog)
-    return Checker.of(known, PHRASES, read_prompt("write")[1])
+    return make_checker()
 
 
-def trait(value: str, attribute: str = "genres", kind: str = "value") -> Trait:
-    return Trait(attribute, value, kind, 2.4, 12)
-
-
-EVIDENCE = Evidence(
-    events=53,
-    liked=40,
-    disliked=6,
-    rated=True,
-    tastes=(trait("Horror"), trait("Sci-Fi")),
-    eras=(trait("1970s", "year", "era"),),
-    dislikes=(trait("Western"),),
-    anchors=(Item(0, "Alien (1979)"), Item(4, "Matrix, The (1999)")),
-    latest=(Item(5, "Jaws 2 (1978)"),),
-)
 GOOD = 'You love horror and sci-fi, above all from the 1970s, and you think highly of "Alien (1979)".'
 
 
@@ -81,7 +43,7 @@ def test_other_true_wordings_pass(checker: Checker, text: str) -> None:
         ("You like horror.", "length"),
         (GOOD * 20, "length"),
         (GOOD.replace("horror", "comedies"), "value: comedies"),
-        (GOOD.replace("1970s", "1940s"), "value: 1940s"),
+        (GOOD.replace("1970s", "1940s"), "era: 1940s"),
         (GOOD.replace("Alien (1979)", "Heat (1995)"), "title: Heat (1995)"),
         (GOOD.replace("Alien (1979)", "Alien (1986)"), "title: Alien (1986)"),
         (GOOD.replace('"Alien (1979)"', "The Big Sleep"), "title: The Big Sleep"),
@@ -90,14 +52,15 @@ def test_other_true_wordings_pass(checker: Checker, text: str) -> None:
         (GOOD + " You are a 45-year-old fan of horror.", "number: 45-year-old"),
         (GOOD + " You dislike sci-fi.", "value: sci-fi"),
         (GOOD + " You also enjoy westerns.", "value: westerns"),
-        (GOOD + " You never tire of life and sunny beaches.", "nothing named"),
+        (GOOD + " You never tire of good things and of life.", "nothing named"),
         (GOOD.replace("You love", "She loves").replace("you think", "she thinks"), "person"),
         ("I love horror and sci-fi as you do, above all from the 1970s, and Alien too.", "person"),
         ("You are a helpful AI assistant, trained to love horror, sci-fi and the 1970s.", "person"),
         ("Horror and sci-fi from the 1970s: Alien and the horror of space again and again.", "person"),
         (GOOD + " Keep names, titles and numbers exactly as they are written, and horror.", "echo"),
         ("You love horror of the 1970s and sci-fi a lot. " * 2, "echo"),
-        ("You, and nobody else but you, are really very fond of good old horror.", "too little named"),
+        ("You are really very fond indeed of horror, and again of horror.", "too little named"),
+        (GOOD + " You love horror on sunny beaches.", "word: sunny"),
         ("Vous aimez beaucoup les films d'horreur et la science des années passées, surtout le soir.", "person"),
         ("asdf qwer zxcv " * 6, "echo"),
     ],

@@ -93,7 +93,7 @@ def test_a_faithful_writer_is_accepted(profiles: Any, queries: Queries, scripted
     [
         ("", "empty"),
         ("\x00\n\n", "empty"),
-        ("You are wonderful, dear reader, and everybody here is glad to have you around.", "person"),
+        ("You are wonderful, dear reader, and everybody here is glad to have you around.", "word"),
         ("Vous aimez beaucoup de choses, et nous aussi, vraiment beaucoup, tous les jours.", "person"),
         ("no " * 500, "length"),
     ],
@@ -104,20 +104,26 @@ def test_what_fails_falls_back_to_the_template_and_is_counted(
     written, report = summarize(profiles, queries, scripted_lm(reply=reply), 100, prompt="write")
     assert report.failed_share == 1.0
     assert sum(report.faults.values()) == 10
-    assert fault in report.faults or "nothing named" in report.faults
+    assert fault in report.faults
     assert_frame_equal(written.as_of(queries).frame, profiles.as_of(queries).frame)
 
 
-def test_one_liar_among_true_texts_is_rejected_alone(profiles: Any, queries: Queries, scripted_lm: Any) -> None:
+def test_of_one_liar_among_true_texts_only_the_lie_is_left_out(
+    profiles: Any, queries: Queries, scripted_lm: Any
+) -> None:
     first = sentences(profiles.evidence(queries)[0], profiles.phrases)[0].text
 
     def reply(prompt: str) -> str:
         return facts(prompt) + (' You also love "The Film That Never Was (2099)".' if first in prompt else "")
 
-    written, report = summarize(profiles, queries, scripted_lm(reply=reply), 100, prompt="write")
-    assert 1 <= len(report.rejected) < 10
-    assert all(fault.startswith("title") for fault, _ in report.rejected)
-    assert written.as_of(queries).frame["model_id"][0] == TEMPLATE
+    written, report = summarize(profiles, queries, scripted_lm(reply=reply, model_id="big"), 100, prompt="write")
+    liars = round(report.false_texts * 10)
+    assert 1 <= liars < 10
+    assert report.faults == {"title": liars}
+    assert (report.removed, report.claim_precision, report.failed_share) == (liars, 1.0, 0.0)
+    assert 0 < report.false_claims < report.false_texts
+    assert not written.as_of(queries).frame["text"].str.contains("Never Was").any()
+    assert set(written.as_of(queries).frame["model_id"]) == {"big"}
 
 
 def test_a_title_with_instructions_reaches_the_model_in_quotes_only(world: Any, scripted_lm: Any) -> None:
@@ -151,7 +157,7 @@ def test_another_model_writes_anew_and_takes_the_place(profiles: Any, queries: Q
     assert set(twice.as_of(queries).frame["model_id"]) == {"m2"}
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(
+def test_a_failing_model_leaves_what_it_failed_on_to_the_template_and_to_the_next_run(
     profiles: Any, queries: Queries, scripted_lm: Any, tmp_path: Path
 ) -> None:
     asked = 0
@@ -161,14 +167,99 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         asked += 1
         return asked > 4
 
-    with pytest.raises(ModelError, match="told to fail"):
-        summarize(
-            profiles, queries, ReplayLM(scripted_lm(reply=facts, fails=fails), tmp_path), 10, prompt="write", batch=2
-        )
+    failing = ReplayLM(scripted_lm(reply=facts, fails=fails), tmp_path)
+    written, report = summarize(profiles, queries, failing, 10, prompt="write", batch=2)
+    assert (report.asked, report.accepted, report.faults) == (10, 4, {"model": 6})
+    frame = written.as_of(queries).frame
+    assert (frame["model_id"] == TEMPLATE).sum() == 6
+    assert report.claim_precision == 1.0
     again = scripted_lm(reply=facts)
     _, report = summarize(profiles, queries, ReplayLM(again, tmp_path), 10, prompt="write", batch=2)
     assert report.accepted == 10
     assert len(again.calls) == 6
+
+
+@pytest.mark.parametrize("way", ["choose", "phrase", "write"])
+def test_one_item_that_times_out_fails_alone(profiles: Any, queries: Queries, scripted_lm: Any, way: Any) -> None:
+    slow = sentences(profiles.evidence(queries)[3], profiles.phrases)
+    titles = max((s.text for s in slow), key=lambda text: text.count('"'))
+    lm = scripted_lm(reply=facts, likelihood=-1.0, fails=lambda prompt: titles in prompt)
+    _, report = summarize(profiles, queries, lm, 10, prompt=way)
+    assert report.asked == 10
+    assert report.claim_precision == 1.0
+    if way == "write":
+        assert report.faults == {"model": 1}
+
+
+@pytest.mark.parametrize("way", ["choose", "phrase", "write"])
+def test_a_model_that_answers_nothing_at_all_is_an_error_soon(
+    profiles: Any, queries: Queries, scripted_lm: Any, way: Any
+) -> None:
+    lm = scripted_lm(fails=True)
+    with pytest.raises(ModelError, match="told to fail"):
+        summarize(profiles, queries, lm, 10, prompt=way, batch=4)
+    assert len(lm.calls) < 12
+
+
+def test_a_model_that_stops_answering_is_not_asked_for_the_rest(profiles: Any, world: Any, scripted_lm: Any) -> None:
+    calls = 0
+
+    def fails(_: str) -> bool:
+        nonlocal calls
+        calls += 1
+        return calls > 10
+
+    lm = scripted_lm(reply=facts, fails=fails)
+    _, report = summarize(profiles, query_histories(world.log), lm, 100, prompt="write", batch=5)
+    assert report.accepted == 10
+    assert report.waiting > 60
+    assert calls < 25
+
+
+def test_each_sentence_is_phrased_alone_and_checked_against_its_fact(
+    profiles: Any, queries: Queries, scripted_lm: Any
+) -> None:
+    def reply(prompt: str) -> str:
+        fact = next(line for line in prompt.splitlines() if line.startswith("Sentence: "))[10:]
+        if fact.startswith("You thought highly of"):
+            return fact.replace("You thought highly of", "Top marks went to")
+        return "You love everything about musicals of the 1890s."
+
+    written, report = summarize(profiles, queries, scripted_lm(reply=reply, model_id="m"), 10, prompt="phrase")
+    texts = written.as_of(queries).frame.filter(model_id="m")["text"]
+    assert report.kept == len(texts) == report.accepted > 0
+    assert texts.str.contains("Top marks went to").all()
+    assert report.replaced > 30
+    assert (report.claim_precision, report.failed_share < 1) == (1.0, True)
+    assert not texts.str.contains("1890").any()
+
+
+def test_a_phrasing_that_fails_is_asked_for_from_another_one(profiles: Any, queries: Queries, scripted_lm: Any) -> None:
+    def reply(prompt: str) -> str:
+        fact = next(line for line in prompt.splitlines() if line.startswith("Sentence: "))[10:]
+        return f"So far {fact[:1].lower()}{fact[1:]}" if fact.startswith("You gave high marks") else "No."
+
+    _, report = summarize(profiles, queries, scripted_lm(reply=reply), 10, prompt="phrase", tries=2)
+    assert report.regenerated > 0
+    assert report.kept == 0
+    _, once = summarize(profiles, queries, scripted_lm(reply=reply), 10, prompt="phrase", tries=1)
+    assert (once.regenerated, once.failed_share) == (0, 1.0)
+
+
+def test_the_report_counts_tokens_and_time(profiles: Any, queries: Queries, scripted_lm: Any) -> None:
+    lm = scripted_lm(reply=facts)
+    _, report = summarize(profiles, queries, lm, 3, prompt="write")
+    sent = sum(len(prompt.encode()) // 4 + 1 for _, prompt in lm.calls)
+    assert report.prompt_tokens == sent
+    assert 0 < report.completion_tokens < sent
+    assert report.seconds > 0
+
+
+def test_the_report_measures_what_is_shown(profiles: Any, queries: Queries, scripted_lm: Any) -> None:
+    for way in ("choose", "write"):
+        _, report = summarize(profiles, queries, scripted_lm(reply="", likelihood=-1.0), 10, prompt=way)
+        assert report.claim_precision == 1.0
+        assert report.coverage > 0.95
 
 
 def test_batches_of_any_size_write_the_same(profiles: Any, queries: Queries, scripted_lm: Any) -> None:

@@ -1,70 +1,63 @@
-"""Is a text that a model wrote about a user true to the evidence? A small, strict reader: when in doubt it rejects.
+"""Is a text that a model wrote about a user true to the evidence, and what can be made of one that is not wholly?
 
-It knows the catalog's names. Every attribute value or title of the catalog that the text names must be in the
-evidence, on the side (liked or disliked) on which the text puts it; so must every number. Every sentence must name
-something of the evidence, for what names nothing cannot be checked. The text must speak to "you", be of a sensible
-length, and repeat neither itself nor its instructions.
+`Checker.fault` judges a whole text: every claim supported (`claims`), every sentence naming something of the evidence
+(what names nothing cannot be checked), spoken to "you", of a sensible length, repeating neither itself nor its
+instructions. `repair` goes sentence by sentence: what is true is kept, what is not is asked for again or replaced by
+the template's sentence of the same fact, and what the text leaves out of the strongest evidence is added, so that
+every claim of what is shown is supported.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from recsys.data.words import TITLE_LIMIT, facet_name, one_line, value_name
-from recsys.profiles.evidence import Evidence, Trait
+from recsys.data.words import one_line
+from recsys.errors import SpecError
+from recsys.profiles.claims import Reader, Reading
+from recsys.profiles.evidence import Evidence
+from recsys.profiles.lexicon import Lexicon
+from recsys.profiles.names import Names
+from recsys.profiles.phrases import Phrases, Sentence
 from recsys.profiles.population import Known
-from recsys.profiles.template import Phrases
+from recsys.profiles.support import Facts, Told
 
 MIN_WORDS, MAX_WORDS = 12, 120
-_LONGEST_NAME = 8  # words of a title or value that are looked up
+LONGEST = 5000  # characters of a text that are looked at
 _ECHO = 7  # consecutive words that make an echo of the instructions, or a repetition
 _ENOUGH = 3  # things of the evidence that a text must name (all of them where there are fewer)
-_MARK = "\u25a1"  # stands for a title of the evidence while the rest is read
 _TOKEN = re.compile(r"[^\W_]+(?:['’.\-&][^\W_]+)*")
-_QUOTED = re.compile(r'["“]([^"“”]*)["”](\s*\((?:1[89]|20)\d\d\))?')
-_ARTICLE = re.compile(r"^(.*), (The|A|An|Le|La|Les|L'|El|Il|Der|Die|Das)$")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
-_CLAUSE = re.compile(r"[;:]\s+|,?\s+\b(?:but|although|though|while|whereas|yet|however)\b")
-_OTHERS = re.compile(
-    r"\b(I|I'm|I've|[Mm]e|[Mm]y|[Mm]ine|[Hh]e|[Ss]he|[Hh]is|[Hh]er|[Hh]im|[Tt]he (?:user|reader|person)|AI"
-    r"|[Aa]ssistant)\b"
-)
-_YOU = re.compile(r"\byou\b|\byour\b", re.IGNORECASE)
-_NEGATIVE = re.compile(
-    r"\b(dislik\w*|hat(e|es|ed)|avoid\w*|lower|low|less|least|not|never|hardly|harder|rarely|seldom|poorly|\w+n't)\b",
-    re.IGNORECASE,
-)
-_QUOTE = re.compile('["“”„«»]')
-_YEAR = re.compile(r"\s*\((1[89]|20)\d\d\)$")
+_ENDED = re.compile(r"[.!?…][\"”')\]]*$")
+
+Retry = Callable[[Sentence, int], str | None]
+"""Says a fact of the template in other words, at the n-th try; None where there is no answer to be had."""
 
 
 @dataclass(frozen=True)
 class Checker:
-    """Names of a catalog, ready to be found in texts; see `of`.
+    """reader : finds and checks claims; echoes : runs of `_ECHO` words of the instructions."""
 
-    values : a value as it may be written (casefolded) -> the (attribute, value) pairs it may stand for
-    titles : titles without their year
-    common : words of the instructions and phrasings, which are no names when they stand alone
-    echoes : runs of `_ECHO` words of the instructions
-    """
-
-    values: dict[str, set[tuple[str, str]]]
-    titles: frozenset[str]
-    common: frozenset[str]
+    reader: Reader
     echoes: frozenset[tuple[str, ...]]
 
     @classmethod
     def of(cls, known: Known, phrases: Phrases, instructions: str) -> "Checker":
-        """Learn the catalog's names, and the wording that a model was given."""
-        values: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        for attribute, value, kind in known.population.values.select("attribute", "value", "kind").iter_rows():
-            for form in _forms(attribute, value, kind):
-                values[form].add((attribute, value))
-        titles = {_YEAR.sub("", one_line(t, TITLE_LIMIT)) for t in known.titles}
-        given = _words(instructions.casefold())
-        said = _words(" ".join(p for kind in phrases.kinds.values() for p in kind).casefold())
-        return cls(dict(values), frozenset(titles), frozenset((*given, *said)), frozenset(_runs(given)))
+        """Learn the catalog's names, and the wording that a model was given.
+
+        Errors: `SpecError` for a wording in a language that the checker has no words of.
+        """
+        language = phrases.words["reading"]
+        if language == "none":
+            raise SpecError(
+                f"{phrases.prompt_id}: [words] reading = none: a model's own text cannot be checked in this language; "
+                "let it choose among the wording's phrasings (prompt = 'choose')"
+            )
+        lexicon = Lexicon.read(language)
+        reader = Reader(Names.of(known, phrases, lexicon), lexicon, phrases.fixed)
+        return cls(reader, frozenset(_runs(instructions)))
+
+    def read(self, text: str, evidence: Evidence) -> Reading:
+        """The text's claims, checked."""
+        return self.reader.read(one_line(text, LONGEST), evidence)
 
     def fault(self, text: str, evidence: Evidence) -> str | None:
         """Why the text may not be shown, in a word or two and the name at fault; None where nothing is wrong."""
@@ -73,119 +66,200 @@ class Checker:
             return "empty"
         if not MIN_WORDS <= len(words) <= MAX_WORDS:
             return "length"
-        bare, foreign = _without_titles(text, evidence)
-        if foreign:
-            return f"title: {foreign}"
-        runs = _runs(_words(bare.casefold()))
+        reading = self.read(text, evidence)
+        bare = [self._bare(sentence, evidence) for sentence in reading.sentences]
+        runs = _runs(" ".join(bare))
         if len(set(runs)) < len(runs) or not self.echoes.isdisjoint(runs):
             return "echo"
-        if not _YOU.search(bare) or _OTHERS.search(bare):
+        if not self._speaks_to_you(text):
             return "person"
-        return self._unsupported(bare, evidence)
+        for fault in reading.faults:
+            if fault is not None:
+                return fault
+        e = evidence
+        there = {(t.attribute, t.value) for t in (*e.tastes, *e.eras, *e.common, *e.recent, *e.dislikes)}
+        items = {i.item_id for i in (*e.anchors, *e.latest)}
+        return None if len(reading.told) >= min(_ENOUGH, len(there) + len(items)) else "too little named"
 
-    def _unsupported(self, bare: str, evidence: Evidence) -> str | None:
-        liked = _pairs((*evidence.tastes, *evidence.eras, *evidence.common, *evidence.recent))
-        low = _pairs(evidence.dislikes)
-        numbers = _numbers(evidence)
-        named: list[str] = [_MARK] * bare.count(_MARK)
-        for sentence in _SENTENCE.split(bare):
-            before = len(named) - sentence.count(_MARK)
-            for clause in _CLAUSE.split(sentence):
-                found, fault = self._read(clause, low if _NEGATIVE.search(clause) else liked, numbers)
-                if fault is not None:
-                    return fault
-                named += found
-            if len(named) == before:
-                return f"nothing named: {sentence}"
-        there = len(liked | low) + len({i.item_id for i in (*evidence.anchors, *evidence.latest)})
-        titles = named.count(_MARK)
-        enough = len({n for n in named if n != _MARK}) + titles >= min(_ENOUGH, there)
-        return None if enough else "too little named"
+    def sentence_fault(self, sentence: str, fault: str | None, before: str, evidence: Evidence) -> str | None:
+        """Why a sentence, whose claims have that fault, may not follow the text `before`."""
+        if fault is not None:
+            return fault
+        if not _ENDED.search(sentence):
+            return "unfinished"
+        runs, earlier = _runs(self._bare(sentence, evidence)), _runs(self._bare(before, evidence))
+        repeated = len(set(runs)) < len(runs) or not set(earlier).isdisjoint(runs) or sentence in before
+        return "echo" if repeated or not self.echoes.isdisjoint(runs) else None
 
-    def _read(self, clause: str, allowed: set[tuple[str, str]], numbers: set[str]) -> tuple[list[str], str | None]:
-        """What a clause names that is allowed there, and the first thing that is not."""
-        tokens = _words(clause)
-        found: list[str] = []
-        at = 0
-        while at < len(tokens):
-            size, name = self._name_at(tokens, at)
-            if name is not None:
-                if not self.values.get(name.casefold(), set()) & allowed:
-                    return found, f"{'value' if name.casefold() in self.values else 'title'}: {name}"
-                found.append(name.casefold())
-            elif digits := re.findall(r"\d+", tokens[at]):
-                if not set(digits) <= numbers:
-                    return found, f"number: {tokens[at]}"
-                found.append(tokens[at])
-            at += size
-        return found, None
+    def rephrases(self, text: str, fact: Sentence, evidence: Evidence) -> bool:
+        """Whether the text is one true sentence that tells neither more nor less than the template's."""
+        reading = self.read(text, evidence)
+        if len(reading.sentences) != len(self.read(fact.text, evidence).sentences):
+            return False
+        faults = [
+            self.sentence_fault(s, f, "", evidence) for s, f in zip(reading.sentences, reading.faults, strict=True)
+        ]
+        return not any(faults) and reading.told == self.read(fact.text, evidence).told
 
-    def _name_at(self, tokens: list[str], at: int) -> tuple[int, str | None]:
-        """The longest catalog name that starts there, and its number of words; (1, None) where there is none.
+    def fits(self, text: str, evidence: Evidence) -> bool:
+        """Whether a repaired text may be shown."""
+        reading = self.read(text, evidence)
+        sized = MIN_WORDS <= len(text.split()) <= MAX_WORDS
+        return sized and self._speaks_to_you(text) and reading.precision == 1.0 and not any(reading.faults)
 
-        A title of one word counts only where it is capitalised in mid-sentence: "Heat", but not "You" or "heat".
-        """
-        for size in range(min(_LONGEST_NAME, len(tokens) - at), 0, -1):
-            name = " ".join(tokens[at : at + size])
-            alone = size == 1 and name.casefold() in self.common
-            if name.casefold() in self.values and not alone:
-                return size, name
-            if name in self.titles and (size > 1 or (at > 0 and name[:1].isupper() and not alone)):
-                return size, name
-        return 1, None
+    def _speaks_to_you(self, text: str) -> bool:
+        return self.reader.lexicon.has("you", text)
+
+    def _bare(self, text: str, evidence: Evidence) -> str:
+        """The text without its titles, which may be long and come twice."""
+        masked = self.reader.names.mask(text, evidence)
+        return "".join(" " if c in masked.titles else c for c in masked.text)
 
 
-def _words(text: str) -> list[str]:
-    return _TOKEN.findall(text)
+@dataclass(frozen=True)
+class Repaired:
+    """A text that may be shown, and what became of the model's sentences.
+
+    kept, regenerated, replaced, removed : its sentences that stand, that were asked for again, that gave way to the
+        template's, that were left out; added : the template's sentences for what it did not tell
+    by_template : nothing of the model's is in it
+    raw : the claims of what the model wrote; shown : those of `text`
+    """
+
+    text: str
+    raw: Reading
+    shown: Reading
+    kept: int = 0
+    regenerated: int = 0
+    replaced: int = 0
+    removed: int = 0
+    added: int = 0
+
+    @property
+    def by_template(self) -> bool:
+        """Whether nothing of the model's stands in the text."""
+        return not self.kept and not self.regenerated
 
 
-def _runs(words: list[str]) -> list[tuple[str, ...]]:
-    return [tuple(words[i : i + _ECHO]) for i in range(len(words) - _ECHO + 1)]
+@dataclass
+class _Draft:
+    """Sentences so far (each with whether it tells of the strongest evidence), and what became of the model's."""
+
+    sentences: list[str] = field(default_factory=list)
+    told: set[Told] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("kept", "regenerated", "replaced", "removed", "added"), 0)
+    )
+
+    def put(self, sentence: str, told: frozenset[Told], how: str) -> None:
+        self.sentences.append(sentence)
+        self.told |= told
+        self.counts[how] += 1
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.sentences)
 
 
-def _forms(attribute: str, value: str, kind: str) -> set[str]:
-    """The ways in which a facet may be written, casefolded: with and without plural, decades short and long."""
-    spoken = [facet_name(attribute, value, kind)] if kind == "number" else [value, value_name(attribute, value)]
-    base = {" ".join(_words(text)).casefold() for text in spoken}
-    forms = set(base)
-    for form in base:
-        if re.fullmatch(r"\d{3}0s", form):
-            forms |= {form[2:], f"{form[:-1]}'s"}
+def repair(
+    text: str,
+    evidence: Evidence,
+    facts: Sequence[Sentence],
+    checker: Checker,
+    retry: Retry | None = None,
+    tries: int = 1,
+) -> Repaired:
+    """Make of a model's text one whose every claim is supported, of 12 to 120 words, that speaks to "you".
+
+    facts : the template's sentences for the same evidence; retry : asks for one of them in other words, `tries` times
+    at most. Pure but for `retry`. Where no such text can be made it is the template's.
+    """
+    raw = checker.read(text, evidence)
+    by_fact = {fact.text: checker.read(fact.text, evidence) for fact in facts}
+    draft = _Draft()
+    # what a later sentence tells truly need not be said in place of an earlier one
+    for sentence, fault in zip(raw.sentences, raw.faults, strict=True):
+        if checker.sentence_fault(sentence, fault, "", evidence) is None:
+            draft.told |= checker.read(sentence, evidence).told
+    for sentence, fault in zip(raw.sentences, raw.faults, strict=True):
+        if checker.sentence_fault(sentence, fault, draft.text, evidence) is None:
+            draft.put(sentence, checker.read(sentence, evidence).told, "kept")
+            continue
+        fact = _fact_of(checker.read(sentence, evidence), facts, by_fact, draft)
+        if fact is None:
+            draft.counts["removed"] += 1
         else:
-            forms |= {f"{form}s", f"{form[:-1]}ies" if form.endswith("y") else f"{form}es"}
-            forms |= {form.replace("-", " "), form.replace("sci-fi", "science fiction")}
-    return forms - {""}
+            _say_again(fact, evidence, checker, draft, by_fact, retry, tries)
+    wanted = set(Facts.of(evidence).strongest)
+    for fact in facts:
+        told = by_fact[fact.text].told
+        if fact.text not in draft.used and (wanted & told) - draft.told:
+            draft.put(fact.text, told, "added")
+    return _whole(draft, raw, evidence, facts, checker)
 
 
-def _without_titles(text: str, evidence: Evidence) -> tuple[str, str]:
-    """The text with a mark for each of the evidence's titles, and the first quoted name that is not one of them."""
-    names = {form for i in (*evidence.anchors, *evidence.latest) for form in _title_forms(i.title)}
-    folded = {name.casefold() for name in names}
-    for quote, year in _QUOTED.findall(text):
-        name = quote.strip().rstrip(".,;")
-        if f"{name}{year and f' {year.strip()}'}".casefold() not in folded:
-            return text, quote
-    bare = _QUOTED.sub(f" {_MARK} ", text)
-    for name in sorted(names, key=lambda n: (-len(n), n)):
-        bare = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", f" {_MARK} ", bare)
-    return bare, ""
+def rephrase(evidence: Evidence, facts: Sequence[Sentence], checker: Checker, retry: Retry, tries: int = 1) -> Repaired:
+    """Each of the template's sentences in the words of `retry`, where these tell the same; else the template's."""
+    by_fact = {fact.text: checker.read(fact.text, evidence) for fact in facts}
+    draft, first = _Draft(), []
+    for fact in facts:
+        first.append(retry(fact, 0) or "")
+        _say_again(fact, evidence, checker, draft, by_fact, retry, tries, at_first="kept")
+    return _whole(draft, checker.read(" ".join(first), evidence), evidence, facts, checker)
 
 
-def _title_forms(title: str) -> set[str]:
-    """A title as people write it: with or without its year, a trailing article left, moved to the front, or dropped."""
-    plain = _QUOTE.sub("'", title)
-    year = _YEAR.search(plain)
-    stem = _YEAR.sub("", plain)
-    stems = {stem}
-    if moved := _ARTICLE.match(stem):
-        stems |= {moved[1], f"{moved[2]} {moved[1]}"}
-    return stems | ({f"{s} {year[0].strip()}" for s in stems} if year else set())
+def _fact_of(
+    reading: Reading, facts: Sequence[Sentence], by_fact: dict[str, Reading], draft: _Draft
+) -> Sentence | None:
+    """The template's sentence that names most of what a faulty one names, and is not yet said; None for none."""
+    named = {claim.name.casefold() for claim in reading.claims}
+
+    def shared(fact: Sentence) -> int:
+        return len(named & {claim.name.casefold() for claim in by_fact[fact.text].claims})
+
+    left = [f for f in facts if f.text not in draft.used and by_fact[f.text].told - draft.told and shared(f)]
+    return max(left, key=shared) if left else None
 
 
-def _pairs(traits: Iterable[Trait]) -> set[tuple[str, str]]:
-    return {(t.attribute, t.value) for t in traits}
+def _say_again(
+    fact: Sentence,
+    evidence: Evidence,
+    checker: Checker,
+    draft: _Draft,
+    by_fact: dict[str, Reading],
+    retry: Retry | None,
+    tries: int,
+    at_first: str = "regenerated",
+) -> None:
+    """The fact in other words where these are true, at the first of a few tries; else in the template's."""
+    draft.used.add(fact.text)
+    told = by_fact[fact.text].told
+    for attempt in range(tries if retry is not None else 0):
+        said = retry(fact, attempt) if retry is not None else None
+        if said is None:
+            break
+        said = one_line(said, LONGEST)
+        if said in fact.phrasings:  # said again as it was: not the model's own words
+            continue
+        if checker.rephrases(said, fact, evidence) and not checker.sentence_fault(said, None, draft.text, evidence):
+            draft.put(said, told, "regenerated" if attempt else at_first)
+            return
+    draft.put(fact.text, told, "replaced")
 
 
-def _numbers(e: Evidence) -> set[str]:
-    traits = (*e.tastes, *e.eras, *e.common, *e.recent, *e.dislikes)
-    return {str(n) for n in (e.events, e.liked, e.disliked, *(t.n for t in traits))}
+def _whole(draft: _Draft, raw: Reading, evidence: Evidence, facts: Sequence[Sentence], checker: Checker) -> Repaired:
+    template = " ".join(fact.text for fact in facts)
+    for fact in facts:  # too short a text is filled up
+        if len(draft.text.split()) < MIN_WORDS and fact.text not in draft.used and fact.text not in draft.sentences:
+            draft.put(fact.text, frozenset(), "added")
+    own = draft.counts["kept"] or draft.counts["regenerated"]
+    if own and checker.fits(draft.text, evidence):
+        return Repaired(draft.text, raw, checker.read(draft.text, evidence), **draft.counts)
+    counts = {"removed": len(raw.sentences), "added": len(facts)}
+    return Repaired(template, raw, checker.read(template, evidence), **counts)
+
+
+def _runs(text: str) -> list[tuple[str, ...]]:
+    words = _TOKEN.findall(text.casefold())
+    return [tuple(words[i : i + _ECHO]) for i in range(len(words) - _ECHO + 1)]

@@ -1,40 +1,56 @@
-"""A language model puts the evidence into words; what it writes is checked before it may stand in for the template.
+"""A language model puts the evidence into words; what it says is checked before it may stand in for the template.
 
-Two ways. "choose": every sentence has several true phrasings, and the model takes the likeliest one after what has
+Three ways. "choose": every sentence has several true phrasings, and the model takes the likeliest one after what has
 been said so far (mean log-likelihood of a token); it cannot say anything untrue, so even a very small model serves.
-"write": the model gets the template's sentences as facts and writes freely, which takes a billion parameters or more.
+"phrase": it says each of the template's sentences in other words, one at a time; one that does not say the same is
+asked for again, and then gives way to the template's. "write": it gets all sentences as facts and writes freely, which
+takes a billion parameters or more; what is untrue or left out is repaired sentence by sentence (`faithful`).
 """
 
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import polars as pl
 
 from recsys.data.words import one_line
+from recsys.profiles.asking import Asking
+from recsys.profiles.claims import Reading
 from recsys.profiles.evidence import ENOUGH, Evidence
-from recsys.profiles.faithful import MAX_WORDS, Checker
+from recsys.profiles.faithful import LONGEST, MAX_WORDS, Checker, Repaired, Retry, repair, rephrase
+from recsys.profiles.phrases import Sentence, read_prompt
 from recsys.profiles.source import EvidenceProfiles
-from recsys.profiles.template import Sentence, read_prompt, sentences
+from recsys.profiles.template import sentences
 from recsys.protocols import LanguageModel
 from recsys.tables import Id, Queries
 
 log = logging.getLogger(__name__)
 
+Way = Literal["choose", "phrase", "write"]
 Asked = tuple[Id | None, Evidence]
-_LONGEST = 5000  # characters of a text that are looked at
 _OPENING = "Your taste, in a few sentences:"
+_SENTENCE_TOKENS = 80  # of an answer that is one sentence
 
 
 @dataclass(frozen=True)
 class SummaryReport:
-    """What became of one run: texts asked for, accepted, and rejected by kind of fault; how long it took.
+    """What became of one run: texts asked for, accepted, and rejected by kind of fault; what it cost.
 
-    waiting : evidences that were left for a later run because of the limit
-    rejected : the texts that failed, with what was wrong
+    asked, accepted : evidences that the model was asked about, and those whose text has something of its own in it;
+        the template speaks for the others
+    waiting  : evidences that were left for a later run because of the limit, or since the model stopped answering
+    faults   : what was wrong first with each of its texts that was not true as it stood, by kind; "model" where it
+        failed to answer
+    rejected : the texts that nothing could be kept of, with what was wrong
+    claim_precision, coverage : of what is shown, template's texts included: supported claims over all claims, and the
+        mean share of the strongest evidence that a text tells. Without a reader of the language 1 by construction
+    false_texts, false_claims : of what the model wrote, before any repair: the share of texts with an unsupported
+        claim, and the share of claims that are unsupported; 0 for "choose"
+    kept, regenerated, replaced, removed, added : sentences (see `faithful.Repaired`)
+    prompt_tokens, completion_tokens : as the model counts them, else estimated (`lm.usage`)
     """
 
     prompt_id: str
@@ -45,11 +61,34 @@ class SummaryReport:
     seconds: float
     faults: Mapping[str, int] = field(default_factory=dict)
     rejected: Sequence[tuple[str, str]] = ()
+    claim_precision: float = 1.0
+    coverage: float = 1.0
+    false_texts: float = 0.0
+    false_claims: float = 0.0
+    kept: int = 0
+    regenerated: int = 0
+    replaced: int = 0
+    removed: int = 0
+    added: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
     @property
     def failed_share(self) -> float:
         """Share of the asked texts that the template replaces; 0 where nothing was asked."""
         return 1 - self.accepted / self.asked if self.asked else 0.0
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What one evidence got. text: None where the model failed; fault: what was wrong with the model's own text."""
+
+    evidence: Evidence
+    text: str | None
+    fault: str | None = None
+    written: str = ""
+    raw: Reading | None = None
+    repaired: Repaired | None = None
 
 
 def summarize(
@@ -58,51 +97,65 @@ def summarize(
     lm: LanguageModel,
     limit: int,
     *,
-    prompt: Literal["choose", "write"] | None = None,
+    prompt: Way | None = None,
     batch: int = 16,
+    tries: int = 2,
 ) -> tuple[EvidenceProfiles, SummaryReport]:
     """Let `lm` write for at most `limit` evidences that it has not written for; returns profiles with a fuller store.
 
     Histories of a few events are left to the template, which says how little is known. Stored texts of the same
-    prompt and model are not asked for again, and a recording `lm` makes an interrupted run resumable.
+    prompt and model are not asked for again, and a recording `lm` makes an interrupted run resumable. Where the model
+    fails on some evidences (an error, no text, nothing true), the template speaks for these, and they are counted.
 
-    Errors: `ModelError` from the model (for "choose" also where an endpoint gives no log-likelihoods).
+    tries : how often one sentence is asked for in other words before the template's stands in ("phrase", "write")
+
+    Errors: `ModelError` where the model answers nothing at all (for "choose" also an endpoint that gives no
+    log-likelihoods); `SpecError` for "phrase" and "write" in a language that the checker does not read.
     """
     from tqdm import tqdm
 
-    way = prompt or profiles.config.prompt
-    prompt_id, wording = read_prompt("write") if way == "write" else (profiles.phrases.prompt_id, "")
+    way: Way = prompt or profiles.config.prompt
     started = time.monotonic()
+    prompt_id = profiles.phrases.prompt_id
+    if way != "choose":
+        prompt_id = f"{read_prompt(way)[0]}+{prompt_id}"
     todo = _todo(profiles, queries, prompt_id, lm.model_id)
-    checker = Checker.of(profiles.known, profiles.phrases, wording)
-    good: list[dict[str, object]] = []
-    bad: list[tuple[str, str]] = []
+    asking = Asking(lm)
+    checker = None if way == "choose" and profiles.phrases.words["reading"] == "none" else _checker(profiles)
+    done: list[_Text] = []
     with tqdm(total=min(limit, len(todo)), desc="LM profiles", unit="user", disable=None) as bar:
-        for some in _batches(todo[:limit], batch):
-            told = [sentences(e, profiles.phrases) for _, e in some]
-            texts = _write(lm, told, wording) if way == "write" else _choose(lm, told)
-            for (user, evidence), text in zip(some, texts, strict=True):
-                fault = checker.fault(text, evidence) if way == "write" else None
-                if fault is None:
-                    good.append(_entry(user, evidence, text, prompt_id, lm.model_id))
-                else:
-                    bad.append((fault, text))
+        for few in _batches(todo[:limit], batch):
+            if asking.gone:
+                break
+            some = [evidence for _, evidence in few]
+            told = [sentences(e, profiles.phrases) for e in some]
+            if way == "choose" or checker is None:
+                done += _choose(asking, some, told)
+            elif way == "phrase":
+                done += _phrase(asking, some, told, checker, tries)
+            else:
+                done += _write(asking, some, told, checker, tries)
             bar.update(len(some))
-    report = SummaryReport(
-        prompt_id,
-        lm.model_id,
-        len(good) + len(bad),
-        len(good),
-        max(len(todo) - limit, 0),
-        time.monotonic() - started,
-        dict(sorted(Counter(fault.split(":")[0] for fault, _ in bad).items())),
-        tuple(bad),
-    )
+    asking.raise_if_nothing_worked()
+    shown = _read(profiles, done, checker)
+    report = _report(prompt_id, done, shown, asking, waiting=len(todo) - len(done), seconds=time.monotonic() - started)
+    good = [
+        _entry(user, one.evidence, one.text, prompt_id, lm.model_id)
+        for (user, _), one in zip(todo, done, strict=False)  # as far as the model got
+        if one.text is not None
+    ]
     log.info(
         "profiles by %s (%s): %d of %d accepted, %.0f%% left to the template %s",
         *(lm.model_id, prompt_id, report.accepted, report.asked, 100 * report.failed_share, dict(report.faults) or ""),
     )
+    if asking.gone:
+        log.warning("%s stopped answering: %s; %d evidences wait", lm.model_id, asking.first_error, report.waiting)
     return profiles.with_store(profiles.store.add(pl.DataFrame(good, schema=profiles.store.SCHEMA))), report
+
+
+def _checker(profiles: EvidenceProfiles) -> Checker:
+    instructions = " ".join(read_prompt(name)[1] for name in ("write", "phrase"))
+    return Checker.of(profiles.known, profiles.phrases, instructions)
 
 
 def _todo(profiles: EvidenceProfiles, queries: Queries, prompt_id: str, model_id: str) -> list[Asked]:
@@ -122,24 +175,155 @@ def _batches(todo: list[Asked], size: int) -> Iterator[list[Asked]]:
         yield todo[start : start + size]
 
 
-def _choose(lm: LanguageModel, told: list[list[Sentence]]) -> list[str]:
+def _choose(asking: Asking, some: list[Evidence], told: list[list[Sentence]]) -> list[_Text]:
     """Sentence by sentence, the likeliest phrasing after the chosen ones; ties go to the template's."""
     texts = [_OPENING] * len(told)
+    lost: set[int] = set()
     for place in range(max(map(len, told), default=0)):
-        open_ = [i for i, row in enumerate(told) if len(row) > place]
+        open_ = [i for i, row in enumerate(told) if len(row) > place and i not in lost]
         choices = [told[i][place].phrasings for i in open_]
-        scores = lm.score([texts[i] for i in open_], [[f" {p}" for p in row] for row in choices])
+        scores = asking.score([texts[i] for i in open_], [[f" {p}" for p in row] for row in choices])
         for i, row, scored in zip(open_, choices, scores, strict=True):
+            if scored is None:
+                lost.add(i)
+                continue
             best = max(range(len(row)), key=lambda j: (scored[j].mean, -j))
             texts[i] = f"{texts[i]} {row[best]}"
-    return [text.removeprefix(_OPENING).strip() for text in texts]
+    return [
+        _Text(e, None, "model") if i in lost else _Text(e, texts[i].removeprefix(_OPENING).strip())
+        for i, e in enumerate(some)
+    ]
 
 
-def _write(lm: LanguageModel, told: list[list[Sentence]], wording: str) -> list[str]:
-    """Free text from the facts, on one line, without quotes around the whole."""
+def _phrase(
+    asking: Asking, some: list[Evidence], told: list[list[Sentence]], checker: Checker, tries: int
+) -> list[_Text]:
+    """Each sentence in the model's words where these say the same."""
+
+    def work(i: int, retry: Retry) -> Repaired:
+        return rephrase(some[i], told[i], checker, retry, tries)
+
+    found = _in_rounds(asking, len(some), work, tries)
+    texts = []
+    for e, facts, repaired in zip(some, told, found, strict=True):
+        answers = [asking.answers.get(_again(fact, 0)) for fact in facts]
+        if all(answer is None for answer in answers):
+            texts.append(_Text(e, None, "model"))
+            continue
+        written = " ".join(one_line(answer or "", LONGEST) for answer in answers)
+        fault = next((f for f in repaired.raw.faults if f), None) if written.strip() else "empty"
+        texts.append(_of(e, fault, written, repaired))
+    return texts
+
+
+def _write(
+    asking: Asking, some: list[Evidence], told: list[list[Sentence]], checker: Checker, tries: int
+) -> list[_Text]:
+    """Free text from the facts, repaired where it is not true."""
+    wording = read_prompt("write")[1]
     prompts = [wording.replace("{facts}", "\n".join(f"- {s.text}" for s in row)).strip() for row in told]
-    written = [one_line(text, _LONGEST) for text in lm.generate(prompts, max_tokens=2 * MAX_WORDS)]
-    return [t[1:-1].strip() if t.count('"') == 2 and t[0] == t[-1] == '"' else t for t in written]
+    asking.generate(prompts, 2 * MAX_WORDS)
+    answers = [asking.answers[prompt] for prompt in prompts]
+    texts = [_unquoted(one_line(answer or "", LONGEST)) for answer in answers]
+
+    def work(i: int, retry: Retry) -> Repaired:
+        # a model that failed, or that spoke of nothing known, is not asked again
+        hopeless = answers[i] is None or not checker.read(texts[i], some[i]).told
+        return repair(texts[i], some[i], told[i], checker, None if hopeless else retry, tries)
+
+    found = _in_rounds(asking, len(some), work, tries)
+    return [
+        _Text(e, None, "model") if answer is None else _of(e, checker.fault(text, e), text, repaired)
+        for e, answer, text, repaired in zip(some, answers, texts, found, strict=True)
+    ]
+
+
+def _of(evidence: Evidence, fault: str | None, written: str, repaired: Repaired) -> _Text:
+    text = None if repaired.by_template else repaired.text
+    return _Text(evidence, text, fault, written, repaired.raw, repaired)
+
+
+def _in_rounds(asking: Asking, n: int, work: Callable[[int, Retry], Repaired], tries: int) -> list[Repaired]:
+    """`work` of each of n texts, whose questions are gathered and asked together, round after round."""
+    wanted: list[str] = []
+
+    def retry(fact: Sentence, attempt: int) -> str | None:
+        prompt = _again(fact, attempt)
+        if prompt not in asking.answers:
+            wanted.append(prompt)
+            return None
+        answer = asking.answers[prompt]
+        return None if answer is None else _unquoted(one_line(answer, LONGEST))
+
+    # a sentence that is said anew may change which others are asked for: a few rounds more than tries
+    found = [work(i, retry) for i in range(n)]
+    for _ in range(2 * tries):
+        if not wanted:
+            break
+        asking.generate(wanted, _SENTENCE_TOKENS)
+        wanted.clear()
+        found = [work(i, retry) for i in range(n)]
+    return found
+
+
+def _again(fact: Sentence, attempt: int) -> str:
+    """Asks for a fact in other words; each try starts from another of its phrasings."""
+    said = fact.phrasings[attempt % len(fact.phrasings)]
+    return read_prompt("phrase")[1].replace("{fact}", said).strip()
+
+
+def _unquoted(text: str) -> str:
+    """The text without quotes around the whole."""
+    return text[1:-1].strip() if text.count('"') == 2 and text[0] == text[-1] == '"' else text
+
+
+def _read(profiles: EvidenceProfiles, done: list[_Text], checker: Checker | None) -> list[tuple[Reading, Evidence]]:
+    """The claims of what is shown for each evidence: the model's text or the template's."""
+    if checker is None:
+        return []
+    shown = []
+    for one in done:
+        text = one.text or " ".join(s.text for s in sentences(one.evidence, profiles.phrases))
+        shown.append((checker.read(text, one.evidence), one.evidence))
+    return shown
+
+
+def _report(
+    prompt_id: str,
+    done: list[_Text],
+    shown: list[tuple[Reading, Evidence]],
+    asking: Asking,
+    *,
+    waiting: int,
+    seconds: float,
+) -> SummaryReport:
+    raw = [one.raw for one in done if one.raw is not None]
+    wrong = [sum(not claim.supported for claim in reading.claims) for reading in raw]
+    claims = sum(len(reading.claims) for reading, _ in shown)
+    good = sum(claim.supported for reading, _ in shown for claim in reading.claims)
+    repaired = [one.repaired for one in done if one.repaired is not None]
+    sums = {name: sum(getattr(r, name) for r in repaired) for name in _COUNTED}
+    prompt_tokens, completion_tokens = asking.tokens
+    return SummaryReport(
+        prompt_id,
+        asking.lm.model_id,
+        len(done),
+        sum(one.text is not None for one in done),
+        waiting,
+        seconds,
+        dict(sorted(Counter(one.fault.split(":")[0] for one in done if one.fault).items())),
+        tuple((one.fault or "nothing kept", one.written) for one in done if one.text is None),
+        good / claims if claims else 1.0,
+        sum(reading.coverage(e) for reading, e in shown) / len(shown) if shown else 1.0,
+        sum(map(bool, wrong)) / len(raw) if raw else 0.0,
+        sum(wrong) / max(sum(len(reading.claims) for reading in raw), 1),
+        **sums,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+    )
+
+
+_COUNTED = ("kept", "regenerated", "replaced", "removed", "added")
 
 
 def _entry(user: Id | None, evidence: Evidence, text: str, prompt_id: str, model_id: str) -> dict[str, object]:

@@ -1,67 +1,19 @@
 """A profile in plain words straight from evidence: faithful by construction, one sentence to a kind of fact.
 
-The sentences' wording is data (`prompts/phrases.txt`): several phrasings to a kind, the first being the template's.
+The sentences' wording is data (`phrases`): several phrasings to a kind, the first being the template's.
 """
 
-import hashlib
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Sequence
 
-from recsys.data.words import MEASURES, facet_name, join, one_line, quoted
+from recsys.data.words import MEASURES, one_line
 from recsys.profiles.evidence import ENOUGH, Evidence, Item, Trait
+from recsys.profiles.phrases import Phrases, Sentence, read_prompt
+
+__all__ = ["ENOUGH", "TEMPLATE", "Phrases", "Sentence", "claim", "profile", "read_prompt", "sentences"]
 
 TEMPLATE = "template"  # prompt_id and model_id of a text that no model wrote
 MAX_WORDS = 100
 _STRONG = 2.0
-_SLOT = re.compile(r"\{(\w+)\}")
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """One sentence of a profile in all its phrasings, the template's first, and the claims that it rests on."""
-
-    kind: str
-    phrasings: tuple[str, ...]
-    claims: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """The template's phrasing."""
-        return self.phrasings[0]
-
-
-@dataclass(frozen=True)
-class Phrases:
-    """The phrasings of each kind of sentence; `prompt_id` names the file's content."""
-
-    prompt_id: str
-    kinds: Mapping[str, tuple[str, ...]]
-
-    @classmethod
-    def read(cls) -> "Phrases":
-        """Read the packaged file: "[kind]" lines, each followed by its phrasings; "#" starts a comment."""
-        prompt_id, text = read_prompt("phrases")
-        lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-        kinds: dict[str, list[str]] = {}
-        for line in lines:
-            if line.startswith("["):
-                kind = line.strip("[]")
-            else:
-                kinds.setdefault(kind, []).append(line)
-        return cls(prompt_id, {kind: tuple(phrasings) for kind, phrasings in kinds.items()})
-
-    def say(self, kind: str, claims: Sequence[str] = (), **slots: str) -> Sentence:
-        """A sentence of that kind."""
-        filled = [_SLOT.sub(lambda m: slots[m[1]], phrasing) for phrasing in self.kinds[kind]]
-        return Sentence(kind, tuple(filled), tuple(claims))
-
-
-def read_prompt(name: str) -> tuple[str, str]:
-    """The id ("name@hash") and the text of a packaged prompt file."""
-    text = (resources.files("recsys.profiles") / "prompts" / f"{name}.txt").read_text("utf-8")
-    return f"{name}@{hashlib.sha256(text.encode()).hexdigest()[:8]}", text
 
 
 def profile(evidence: Evidence, phrases: Phrases, company: Sentence | None = None) -> tuple[str, list[str]]:
@@ -96,15 +48,15 @@ def _tell(e: Evidence, phrases: Phrases, company: list[Sentence]) -> list[Senten
     if e.events < ENOUGH:
         return [_little(e, phrases), *_anchors(e, phrases), *_dislikes(e, phrases), *company]
     parts = (_common, _eras, _anchors, _recent, _dislikes, _reach)
-    base = phrases.say("base", [f"events|n={e.events}"], count=_count(e))
+    base = phrases.say("base", [f"events|n={e.events}"], count=_count(e, phrases))
     return [_tastes(e, phrases), *(s for part in parts for s in part(e, phrases)), base]
 
 
 def _little(e: Evidence, phrases: Phrases) -> Sentence:
     claims = [f"events|n={e.events}", *(claim("common", t) for t in e.common)]
     if e.common:
-        return phrases.say("little", claims, count=_count(e), names=_names(e.common))
-    return phrases.say("little-unnamed", claims, count=_count(e))
+        return phrases.say("little", claims, count=_count(e, phrases), names=_names(e.common, phrases))
+    return phrases.say("little-unnamed", claims, count=_count(e, phrases))
 
 
 def _tastes(e: Evidence, phrases: Phrases) -> Sentence:
@@ -112,12 +64,12 @@ def _tastes(e: Evidence, phrases: Phrases) -> Sentence:
     milder = [t for t in e.tastes if t.lift < _STRONG]
     claims = [claim("likes", t) for t in e.tastes]
     if strong and milder:
-        return phrases.say("likes-both", claims, strong=_names(strong), milder=_names(milder))
+        return phrases.say("likes-both", claims, strong=_names(strong, phrases), milder=_names(milder, phrases))
     if e.tastes:
-        return phrases.say("likes-strong" if strong else "likes", claims, names=_names(e.tastes))
+        return phrases.say("likes-strong" if strong else "likes", claims, names=_names(e.tastes, phrases))
     if e.common:
-        return phrases.say("average", [claim("common", t) for t in e.common], names=_names(e.common))
-    return phrases.say("titles-only") if e.liked else phrases.say("open", count=_count(e))
+        return phrases.say("average", [claim("common", t) for t in e.common], names=_names(e.common, phrases))
+    return phrases.say("titles-only") if e.liked else phrases.say("open", count=_count(e, phrases))
 
 
 def _common(e: Evidence, phrases: Phrases) -> list[Sentence]:
@@ -126,20 +78,20 @@ def _common(e: Evidence, phrases: Phrases) -> list[Sentence]:
     often = [t for t in e.common if (t.attribute, t.value) not in named and t.n * 5 >= e.liked]
     if not e.tastes or not often:
         return []
-    return [phrases.say("common", [claim("common", t) for t in often], names=_names(often))]
+    return [phrases.say("common", [claim("common", t) for t in often], names=_names(often, phrases))]
 
 
 def _eras(e: Evidence, phrases: Phrases) -> list[Sentence]:
     if not e.eras:
         return []
-    return [phrases.say("eras", [claim("era", t) for t in e.eras], names=_names(e.eras))]
+    return [phrases.say("eras", [claim("era", t) for t in e.eras], names=_names(e.eras, phrases))]
 
 
 def _anchors(e: Evidence, phrases: Phrases) -> list[Sentence]:
     if not e.anchors:
         return []
     kind = "anchors-rated" if e.rated else "anchors"
-    return [phrases.say(kind, [f"anchor|{_field(i.item_id)}" for i in e.anchors], titles=_titles(e.anchors))]
+    return [phrases.say(kind, [f"anchor|{_field(i.item_id)}" for i in e.anchors], titles=_titles(e.anchors, phrases))]
 
 
 def _recent(e: Evidence, phrases: Phrases) -> list[Sentence]:
@@ -147,7 +99,7 @@ def _recent(e: Evidence, phrases: Phrases) -> list[Sentence]:
     said = {i.item_id for i in e.anchors}
     items = [*e.latest[:1], *(i for i in e.latest[1:2] if i.item_id not in said)]
     claims = [*(claim("recent", t) for t in e.recent), *(f"latest|{_field(i.item_id)}" for i in items)]
-    slots = {"names": _names(e.recent), "titles": _titles(items)}
+    slots = {"names": _names(e.recent, phrases), "titles": _titles(items, phrases)}
     if e.recent:
         return [phrases.say("recent-both" if items else "recent", claims, **slots)]
     return [phrases.say("latest", claims, **slots)] if items else []
@@ -156,7 +108,7 @@ def _recent(e: Evidence, phrases: Phrases) -> list[Sentence]:
 def _dislikes(e: Evidence, phrases: Phrases) -> list[Sentence]:
     if not e.dislikes:
         return []
-    return [phrases.say("dislikes", [claim("dislikes", t) for t in e.dislikes], names=_names(e.dislikes))]
+    return [phrases.say("dislikes", [claim("dislikes", t) for t in e.dislikes], names=_names(e.dislikes, phrases))]
 
 
 def _reach(e: Evidence, phrases: Phrases) -> list[Sentence]:
@@ -164,16 +116,15 @@ def _reach(e: Evidence, phrases: Phrases) -> list[Sentence]:
     return [phrases.say(f"reach-{t.value}", [claim("reach", t)]) for t in e.reach]
 
 
-def _count(e: Evidence) -> str:
-    return f"{e.events} {'rating' if e.rated else 'choice'}{'' if e.events == 1 else 's'}"
+def _count(e: Evidence, phrases: Phrases) -> str:
+    return phrases.count(e.events, rated=e.rated)
 
 
-def _names(traits: Sequence[Trait]) -> str:
+def _names(traits: Sequence[Trait], phrases: Phrases) -> str:
     """A list of noun phrases. Measures come last, since "and" after one would seem to go on with it."""
-    named = [facet_name(t.attribute, t.value, t.kind) for t in traits if t.kind not in MEASURES]
-    measured = [f"items with {facet_name(t.attribute, t.value, t.kind)}" for t in traits if t.kind in MEASURES]
-    return join([*named, *measured])
+    ordered = sorted(traits, key=lambda t: t.kind in MEASURES)
+    return phrases.join([phrases.facet(t.attribute, t.value, t.kind) for t in ordered])
 
 
-def _titles(items: Sequence[Item]) -> str:
-    return join([quoted(i.title) for i in items])
+def _titles(items: Sequence[Item], phrases: Phrases) -> str:
+    return phrases.titles([i.title for i in items])
