@@ -2,14 +2,13 @@
 
 A pure reader without a model, so that what somebody says of themselves is understood the same way everywhere and can be
 shown back. It knows the catalog's names and a few dozen words of liking and refusing. A text is cut into sentences and
-these into pieces (at commas, "and", "or", "but"); the nearest such word before a name in its piece decides, else one
-right after it ("westerns bore me"), else, in a list, what decided on the name before ("no horror or westerns"). A name
-that stands alone is a wish for more. What this reader is not sure of it leaves out: of "no romantic comedies" neither
-romance nor comedy is refused.
+these into pieces (at commas, "and", "or", "but"). In a piece, what is said right behind a name decides ("westerns bore
+me"), else the words before it, among which refusing ones win ("don't want"), else, in a list, what decided on the name
+before ("no horror or westerns"). A name that stands alone is a wish for more. What this reader is not sure of it leaves
+out: of "no romantic comedies" neither romance nor comedy is refused.
 """
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,12 +17,13 @@ from typing import Literal, NamedTuple
 
 from recsys.data.requests import MAX_REQUEST
 from recsys.data.words import MEASURES, facet_name, value_name
+from recsys.profiles.cues import CUE, FUNCTION, cue_behind, cue_of, is_small, tokens_of
 from recsys.profiles.population import Known
 
 Direction = Literal["more", "less"]
 LONGEST = 8  # words of a name that are looked up
 
-# Other words for what some catalogs call a value, by the value as `_normal` writes it.
+# Other words for what some catalogs call a value, by the value as `tokens_of` has it.
 _ALSO = {
     "animation": ("animated", "cartoon", "cartoons"),
     "biography": ("biopic", "biopics"),
@@ -36,68 +36,13 @@ _ALSO = {
     "science fiction": ("sci fi", "scifi"),
 }
 
-# All of these as `_normal` writes them: lower case, no apostrophes, hyphens as spaces.
-_LIKED_AFTER_ALL = (
-    r"cant get enough(?: of)?|not enough|(?:never|not)(?: get| getting)? (?:tired|sick|bored) (?:of|by|with)"
-    r"|not (?:only|just|merely)|never miss|nothing (?:beats|better than|like)|why not"
-    r"|(?:no|any) (?:problem|issue)s? with"
-    r"|(?:cant|couldnt) live without|(?:wont|wouldnt|never) say no to|not (?:opposed|averse) to"
-    r"|(?:dont|never) (?:forget|skip|hide|drop|remove|stop|avoid|ignore)"
-)
-_NEITHER = r"(?:dont|doesnt|not) (?:mind|hate|dislike|bother|bothered)|no matter"
-_AGAINST = (
-    r"no|not|non|none|nothing|nor|neither|never|nope|without|less|fewer|least|lower|low|minus|anti|hat(?:e|es|ed|ing)"
-    r"|dislik\w*|detest\w*|loath\w*|despis\w*|avoid\w*|skip\w*|hid(?:e|ing)|drop|remov\w*|forget|ignore|stop|ban|block"
-    r"|exclud\w*|except|sick of|tired of|bored (?:of|by|with)|fed up|over with|enough|too (?:much|many)"
-    r"|(?:do|does|did|wo|would|is|are|was|ca|could|should|have|has)nt|cannot|no longer|used to|instead of|rather than"
-    r"|hardly|harder|rarely|seldom|poorly|scared of|afraid of|allergic to"
-)
-_TOWARDS = (
-    r"more|lov\w*|lik(?:e|es|ed|ing)|enjoy\w*|ador\w*|prefer\w*|want\w*|need|crav\w*|into|fans? of|fond of|keen on"
-    r"|favou?rites?|interested in|looking for|show|give|recommend\w*|suggest\w*|only|especially|mostly|crazy about"
-    r"|mad about|mood for|appreciate|yes|watch\w*|read\w*|play\w*"
-)
-_CUE = re.compile(
-    rf"\b(?:(?P<liked>{_LIKED_AFTER_ALL})|(?P<neither>{_NEITHER})|(?P<no>{_AGAINST})|(?P<yes>{_TOWARDS}))\b"
-)
-_COPULA = (
-    r"^(?:(?:movies|films|titles|stuff|shows|books|games|is|are|was|were|just|really|so|such|a|always|get|gets) )*"
-)
-_AFTER_YES = re.compile(
-    _COPULA + r"(?:not (?:bad|boring)|never (?:bores?|disappoints?|gets? old)|great|good|fine|nice|fun|best|the best"
-    r"|awesome|amazing|wonderful|lovely|welcome|ok|okay|perfect|rocks?|rules?|yes|my (?:thing|jam|favou?rites?)"
-    r"|more(?: please| often)?$)"
-)
-_AFTER_NO = re.compile(
-    _COPULA + r"(?:not|isnt|arent|wasnt|never|no|nope|less|too|free$|out$|bor(?:e|es|ing)|sucks?|awful|terrible|bad"
-    r"|dull|overrated|annoy\w*|stupid|scares?|(?:can|must|should|has to|have to) (?:go|stop|disappear))\b"
-)
-_WORDS = re.compile(r"\w+")
-_SMALL = frozenset(
-    _WORDS.findall(
-        "a about all also an any at both do either else even for from genre genres i im in it its item items kind kinds"
-        " lot lots me movie movies film films much now of oh on one ones other please really series show shows so some"
-        " sort sorts stuff that the them then these thing things this those thank thanks title titles to too very you"
-    )
-)
-# Words that carry a sentence and are nobody's name for a value while they stand alone.
-_FUNCTION = _SMALL | frozenset(
-    _WORDS.findall(
-        "and but or no not more less nothing never love like likes hate want need only yes stop skip avoid is are was"
-        " my your be been can will would have has had if as by we he she they who what when where why how with out up"
-        " us new good bad best well"
-    )
-)
 _OWNERS = frozenset({"my", "our", "his", "her", "their"})
 _NO_LONGER = re.compile(r"\b(?:any ?more|any longer|these days|at all)\b")
 _ANYTHING_BUT = re.compile(r"\b(?:anything|everything|all) but\b")
 _CONTRAST = re.compile(r"\b(?:but|however|although|though|while|whereas|yet)\b")
 _PIECE = re.compile(r",|/|\+|\b(?:and|or|nor|plus|because|since)\b")
 _NAME = re.compile(r"@(\d+)")
-_WORD = re.compile(r"[^\W_]+|[,.;!?/\n+]")
 _QUOTED = re.compile(r'["“”„«»]([^"“”„«»\n]*)["“”„«»]')
-_DASH = re.compile(r"\s[-–—]+\s|—")
-_SMILES = {"👎": "no", "🚫": "no", "❌": "no", "🤮": "no", "👍": "yes", "❤": "yes", "♥": "yes", "😍": "yes"}
 
 
 class Value(NamedTuple):
@@ -164,7 +109,7 @@ class Listener:
 
     def named(self, words: str) -> tuple[Value, ...]:
         """The values that `words` as a whole is a name of ("Horror", "sci fi", "the 50s"); empty for none."""
-        form = " ".join(_tokens(words))
+        form = " ".join(tokens_of(words))
         return self.names.get(form) or self.names.get(form.removeprefix("the "), ())
 
     def hear(self, text: str) -> list[tuple[tuple[Value, ...], Direction]]:
@@ -181,7 +126,7 @@ class Listener:
 
     def _with_marks(self, text: str, said: list[tuple[Value, ...]]) -> str:
         """The text in plain words, with "@0", "@1", ... in place of names, which are put into `said`."""
-        tokens = _tokens(_QUOTED.sub(lambda quote: quote[1] if self.named(quote[1]) else " ", text))
+        tokens = tokens_of(_QUOTED.sub(lambda quote: quote[1] if self.named(quote[1]) else " ", text))
         parts, at = [], 0
         while at < len(tokens):
             size, values = self._name_at(tokens, at)
@@ -208,7 +153,7 @@ class _Told:
 
     directions : by number of the name
     last       : what decided on the list that a piece may go on with; None where nothing did
-    open       : the names of the last piece that had no word of liking or refusing
+    open       : the names of the last list that no word of liking or refusing was about
     """
 
     def __init__(self) -> None:
@@ -226,15 +171,22 @@ class _Told:
             self._verdict(piece)
             return
         groups = self._groups(piece, names)
-        self.open = []
+        if not groups[0][2]:
+            self.open = []
         for place, (members, cue, bare) in enumerate(groups):
             behind = piece[names[-1][2] :].strip() if place == len(groups) - 1 else ""
-            cue = _behind(behind) or cue or (self.last if bare and _is_small(behind) else None)
-            if cue is None:
-                self.open += members
-            if cue != "neither" and not (cue == "less" and len(members) > 1):
-                self.directions |= dict.fromkeys(members, "less" if cue == "less" else "more")
-            self.last = cue if cue in ("more", "less") else None  # type: ignore[assignment]  # mypy: not narrowed by in
+            cue = cue_behind(behind) or cue or (self.last if bare and is_small(behind) else None)
+            self.open = [*self.open, *members] if cue is None else []
+            if not (cue == "less" and len(members) > 1):
+                self._tell(members, cue)
+            self.last = None if cue in (None, "neither") else _direction(cue)
+
+    def _tell(self, names: list[int], cue: str | None) -> None:
+        """What is wanted of some names; a name alone is a wish for more, and "neither" is no wish."""
+        for name in names:
+            self.directions.pop(name, None)
+        if cue != "neither":
+            self.directions |= dict.fromkeys(names, _direction(cue))
 
     def _groups(self, piece: str, names: list[tuple[int, int, int]]) -> list[tuple[list[int], str | None, bool]]:
         """Names that stand together ("90s comedies"), the cue before them, and whether there are but small words."""
@@ -242,79 +194,37 @@ class _Told:
         end = 0
         for number, start, stop in names:
             gap = piece[end:start].strip()
-            cue = _cue(gap)
+            cue = cue_of(gap)
             if groups and (gap in ("than", "over", "more than") or (gap == "to" and "prefer" in piece[:start])):
                 groups.append(([number], "less", False))
             elif groups and cue is None:
                 groups[-1][0].append(number)
             else:
-                groups.append(([number], cue, _is_small(gap)))
+                groups.append(([number], cue, is_small(gap)))
             end = stop
         return groups
 
     def _verdict(self, piece: str) -> None:
         """A piece without names: a word on what was named before it, or the beginning of a list."""
-        cue = _cue(piece)
-        if cue is None or not _is_small(_CUE.sub(" ", piece)):
+        cue = cue_of(piece)
+        if cue is None or not is_small(CUE.sub(" ", piece)):
             return
-        for number in self.open:
-            self.directions.pop(number, None)
-            if cue != "neither":
-                self.directions[number] = "less" if cue == "less" else "more"
+        self._tell(self.open, cue)
         if not self.open and cue != "neither":
-            self.last = "less" if cue == "less" else "more"
+            self.last = _direction(cue)
         self.open = []
 
 
-def _cue(words: str) -> str | None:
-    """What the words before a name ask for: "more", "less", "neither", None. "Don't want" and "no more" refuse."""
-    state = None
-    for found in _CUE.finditer(words):
-        if found["liked"]:
-            state = "more"
-        elif found["neither"]:
-            state = "neither"
-        elif found["no"]:
-            state = "less"
-        elif state is None:
-            state = "more"
-    return state
-
-
-def _behind(words: str) -> str | None:
-    """What the words behind a name say of it."""
-    if _AFTER_YES.search(words):
-        return "more"
-    return "less" if _AFTER_NO.search(words) else None
-
-
-def _is_small(words: str) -> bool:
-    return _SMALL.issuperset(words.split())
-
-
-def _normal(text: str) -> str:
-    """In lower case, without apostrophes and hyphens, signs of liking in words."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    for sign, word in _SMILES.items():
-        plain = plain.replace(sign, f" {word} ")
-    plain = _DASH.sub(" , ", re.sub(r"['’‘`´]", "", plain)).replace("&", " and ")
-    return re.sub(r"(?<=\w)[-‐‑–](?=\w)", " ", plain)
-
-
-def _tokens(text: str) -> list[str]:
-    return _WORD.findall(_normal(text))
-
-
 def _forms(attribute: str, value: str, kind: str) -> set[str]:
-    """The ways in which a value may be written, as `_tokens` joins them: with and without plural, decades in short."""
+    """The ways in which a value may be written, as words of `tokens_of`: singular and plural, decades in short."""
     spoken = [facet_name(attribute, value, kind)] if kind in MEASURES else [value, value_name(attribute, value)]
-    forms = {" ".join(_tokens(text)) for text in spoken}
+    forms = {" ".join(tokens_of(text)) for text in spoken}
     if kind == "era":
         return forms | {form[2:] for form in forms if re.fullmatch(r"\d{3}0s", form)}
     if kind == "value":
         forms |= {form for one in list(forms) for form in _numbers(one)}
         forms |= {other for one in list(forms) for other in _ALSO.get(one, ())}
-    return {form for form in forms if form and form not in _FUNCTION and re.search(r"\w", form)}
+    return {form for form in forms if form and form not in FUNCTION and re.search(r"\w", form)}
 
 
 def _numbers(form: str) -> Iterable[str]:
@@ -330,3 +240,7 @@ def _numbers(form: str) -> Iterable[str]:
         yield f"{form[:-1]}ies"
     else:
         yield f"{form}s"
+
+
+def _direction(cue: str | None) -> Direction:
+    return "less" if cue == "less" else "more"
