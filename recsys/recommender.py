@@ -11,7 +11,7 @@ from recsys.errors import SpecError
 from recsys.profiles.edits import Edits, wishes
 from recsys.profiles.reasons import Reasons
 from recsys.profiles.steer import Strength, extend, steer
-from recsys.profiles.wishes import Wish
+from recsys.profiles.wishes import Wish, understand
 from recsys.protocols import CandidateGenerator, Policy, ProfileSource, Reranker
 from recsys.rerank.fallback import Identity
 from recsys.rerank.heard import wanted
@@ -70,9 +70,17 @@ class Recommender:
         return self.reasons.explain(queries, slates, self.catalog, named, self.segments)
 
     def wishes(self, queries: Queries) -> dict[Id, list[Wish]]:
-        """By query_id, what the edits of its user ask for at its moment; queries without any wish are left out."""
-        edits = self.edits.as_of(queries)
-        return {query: asked for query, own in edits.items() if (asked := wishes(own, self.reasons.listener))}
+        """By query_id, what the edits of its user ask for at its moment; queries without any wish are left out.
+
+        Where the request of a query asks for the contrary, it wins: it is what the user wants now.
+        """
+        requests = dict(queries.frame.select("query_id", "request").iter_rows()) if len(self.edits) else {}
+        found: dict[Id, list[Wish]] = {}
+        for query, own in self.edits.as_of(queries).items():
+            now = {wish.of: wish.direction for wish in understand(requests[query], self.reasons.listener)}
+            asked = [w for w in wishes(own, self.reasons.listener) if now.get(w.of, w.direction) == w.direction]
+            found |= {query: asked} if asked else {}
+        return found
 
     def steered(self, queries: Queries, ranked: Candidates, k: int, asked: Mapping[Id, Sequence[Wish]]) -> Candidates:
         """The ranking as the wishes of its queries have it; without any, the ranking itself.

@@ -89,6 +89,26 @@ def test_a_refusal_is_stronger_than_a_wish() -> None:
     assert found[-2:] == [0, 1]
 
 
+def test_what_is_refused_takes_no_place_of_what_is_wished_for() -> None:
+    """The first four musicals are horror, too; the two others come where the first two would."""
+    known = known_of(
+        genres=[
+            ["Horror", "Musical"] if 20 <= i < 24 else ["Musical"] if 24 <= i < 40 else ["Drama"] for i in range(60)
+        ]
+    )
+    both = {1: [wish("Musical", "more"), wish("Horror", "less")]}
+    found = steer(ranking("D" * 8 + "M" * 6), both, known, Strength(lift=1)).frame["item_id"].to_list()
+    assert [found.index(item) for item in (24, 25)] == [1, 5]
+
+
+def test_queries_are_steered_together_as_they_are_alone(known: Known) -> None:
+    texts = {1: "DDDDDDDDMMM", 2: "DDHDDDMM", 3: "MHD"}
+    wishes = {1: [wish("Musical", "more")], 2: [wish("Musical", "more"), wish("Horror", "less")], 3: []}
+    together = steer(Candidates(pl.concat([ranking(text, q).frame for q, text in texts.items()])), wishes, known).frame
+    alone = pl.concat([steer(ranking(text, q), {q: wishes[q]}, known).frame for q, text in texts.items()])
+    assert together.equals(alone)
+
+
 def test_scores_and_ranks_stay_at_their_places_and_all_else_goes_with_its_item(known: Known) -> None:
     before = ranking("HDHMDH").frame
     after = steer(ranking("HDHMDH"), {1: [wish("Horror", "less")]}, known).frame
@@ -157,3 +177,6 @@ def test_deeper_candidates_come_behind_and_only_where_they_are_new() -> None:
     assert found.tail(4)["rank"].to_list() == [1, 2, 3, 4]
     assert found.tail(4)["score"].to_list() == [0.0, -1.0, -1.0, -1.0]
     assert extend(ranked, Candidates(deeper.frame.clear())).frame.equals(ranked.frame)
+    new = extend(ranked, ranking("MMD", 3)).frame
+    assert new.head(4).equals(ranked.frame)
+    assert new.tail(3).equals(ranking("MMD", 3).frame)

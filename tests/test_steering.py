@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from doors import real_bundle
+from doors import Ears, listening, real_bundle
 from polars.testing import assert_frame_equal
 
 from checks import one_by_one
@@ -18,7 +18,7 @@ from recsys.lm.replay import ScriptedLM
 from recsys.profiles.edits import Action, Edit, Edits
 from recsys.recommender import Recommender
 from recsys.serve.rank import Ranker, RankRequest
-from recsys.steering import steering
+from recsys.steering import ENOUGH, steering
 from recsys.tables import Id, Queries
 
 
@@ -111,8 +111,29 @@ def test_a_reason_says_that_an_item_was_asked_for(bundle: Bundle, case: tuple[Id
     found = edited(bundle, user, "pin", value).recommender.recommend(bundle.queries([user]), 10).frame
     asked = [reason.startswith(f"As you asked: {value}") for reason in found["reason"]]
     assert asked == [value in some for some in genres(edited(bundle, user, "pin", value), user)]
-    refused = edited(bundle, user, "forget", value).recommender.recommend(bundle.queries([user]), 10).frame
+    everything = len(bundle.catalog)  # so that what is refused is there, too, in the end
+    refused = edited(bundle, user, "forget", value).recommender.recommend(bundle.queries([user]), everything).frame
+    assert any(value in some for some in genres(edited(bundle, user, "forget", value), user, everything))
     assert not any(reason.startswith("As you asked") for reason in refused["reason"])
+
+
+def test_reasons_name_what_was_asked_for_now_and_what_was_pinned(bundle: Bundle) -> None:
+    line = replace(bundle, recommender=replace(bundle.recommender, reranker=listening(Ears())))
+    user = bundle.log.frame["user_id"][0]
+    queries = line.queries([user], ["western please"])
+    pinned = edited(line, user, "pin", "Comedy")
+    found = pinned.recommender.recommend(queries, 20).frame
+    asked = {reason.split(".")[0] for reason in found["reason"] if reason.startswith("As you asked")}
+    assert {"As you asked: Western", "As you asked: Comedy"} <= asked
+
+
+def test_a_request_of_the_moment_wins_over_older_edits(bundle: Bundle) -> None:
+    user = bundle.log.frame["user_id"][0]
+    steered = edited(bundle, user, "forget", "Western").recommender
+    assert [w.value for w in steered.wishes(bundle.queries([user], ["something light"]))[user]] == ["Western"]
+    assert steered.wishes(bundle.queries([user], ["a western, please"])) == {}
+    assert steered.wishes(bundle.queries([user], ["no westerns"])) != {}
+    assert edited(bundle, user, "pin", "Western").recommender.wishes(bundle.queries([user], ["no westerns"])) == {}
 
 
 def test_edits_hold_whatever_a_reranker_makes_of_the_candidates(tiny: Dataset, tmp_path: Path) -> None:
@@ -148,8 +169,55 @@ def test_a_measurement_is_of_as_many_edits_as_asked_half_of_them_pins(bundle: Bu
     assert set(found.by_action) == {"pin", "forget"}
     moved = found.cases.filter((pl.col("after") > pl.col("before")) == (pl.col("action") == "pin"))
     assert moved.filter(pl.col("after") != pl.col("before"))["moved"].all()
+    carriers = bundle.catalog.frame.explode("genres", empty_as_null=False)["genres"].value_counts()
+    rare = set(carriers.filter(pl.col("count") < ENOUGH)["genres"])
+    pinned = found.cases.filter(action="pin", attribute="genres")["value"]
+    assert rare
+    assert pinned.n_unique() > 2
+    assert rare.isdisjoint(pinned)
     assert found.cases.filter(action="forget")["before"].min() > 0  # type: ignore[operator]  # a float here
     assert found.cases.filter(action="pin")["before"].max() < 1  # type: ignore[operator]
+
+
+def test_what_is_forgotten_is_a_taste_where_one_is_in_the_slate(bundle: Bundle) -> None:
+    line = bundle.recommender
+    cases = steering(line, bundle.queries(), line.reasons.known, n=60).cases.filter(action="forget")
+    profiles = line.profiles.as_of(bundle.queries()).frame
+    claims = dict(profiles.select("query_id", "claims").iter_rows())
+    among = 0
+    for query, attribute, value in cases.select("query_id", "attribute", "value").iter_rows():
+        tastes = [claim.split("|")[1:3] for claim in claims[query] if claim.startswith(("likes|", "era|"))]
+        slate = {genre for some in genres(bundle, query) for genre in some}
+        among += [attribute, value] in tastes
+        assert [attribute, value] in tastes or not any(a == "genres" and v in slate for a, v in tastes)
+    assert among
+
+
+def test_edits_that_stand_already_are_kept_and_what_fills_a_slate_is_not_pinned(bundle: Bundle) -> None:
+    """Everybody has refused all decades but one: that one fills the slates, and only something else can be pinned."""
+    known = bundle.recommender.reasons.known
+    eras = known.population.values.filter(kind="era")
+    carriers = known.facets.join(eras, on="facet").group_by("attribute", "value").len().sort("len", "value")
+    attribute, kept, _ = carriers.row(-1)
+    refused = [Edit(0, "forget", attribute, value) for value in carriers["value"] if value != kept]
+    edits = Edits(pl.concat([Edits.of(user, *refused).frame for user in bundle.log.frame["user_id"].unique()]))
+    asked: list[Edits] = []
+
+    class Recording(Recommender):
+        def with_edits(self, edits: Edits) -> Recommender:
+            asked.append(edits)
+            return super().with_edits(edits)
+
+    line = bundle.recommender
+    recording = Recording(
+        line.catalog, line.generator, line.profiles, line.reranker, line.policy, line.reasons, edits=edits
+    )
+    found = steering(recording, bundle.queries(), known, n=60, k=5).cases
+    pinned = found.filter(action="pin")
+    assert (attribute, kept) not in pinned.select("attribute", "value").rows()
+    assert set(found.filter(action="forget", attribute=attribute)["before"]) == {1.0}
+    assert asked[0].frame.head(len(edits)).equals(edits.frame)
+    assert len(asked[0]) == len(edits) + len(found)
 
 
 def test_a_line_that_edits_do_not_steer_is_found_out(bundle: Bundle) -> None:

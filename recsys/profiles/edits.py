@@ -110,7 +110,7 @@ class Edits(Table):
             return {}
         asked = queries.frame.select("query_id", user=pl.col("user_id").cast(pl.String), until="at").drop_nulls("user")
         own = self.frame.with_columns(user=pl.col("user_id").cast(pl.String)).with_row_index("row")
-        rows = asked.join(own, on="user").filter(pl.col("at") <= pl.col("until")).sort("at", "row")
+        rows = asked.join(own, on="user").filter(pl.col("at") <= pl.col("until")).sort("row")
         found: dict[Id, list[Edit]] = {}
         for query, *fields in rows.select("query_id", *list(self.COLUMNS)[1:]).iter_rows():
             found.setdefault(query, []).append(Edit(*fields))
@@ -141,9 +141,7 @@ def wishes(edits: Sequence[Edit], known: Known | Listener) -> list[Wish]:
             asked = []
         else:
             asked = [Wish(*edit.of, "more" if edit.action == "pin" else "less")]
-        for wish in asked:
-            found.pop(wish.of, None)
-            found[wish.of] = wish
+        found |= {wish.of: wish for wish in asked}
     return list(found.values())
 
 

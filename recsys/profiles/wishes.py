@@ -117,9 +117,8 @@ class Listener:
         said: list[tuple[Value, ...]] = []
         told = _Told()
         for sentence in re.split(r"[.;!?\n]", self._with_marks(text, said)):
-            told.begin()
             for clause in _CONTRAST.split(_ANYTHING_BUT.sub("except", _NO_LONGER.sub("", sentence))):
-                told.last = None
+                told.last = None  # lists end here; a "No thanks." may still speak of what was named just before
                 for piece in _PIECE.split(clause):
                     told.read(" ".join(piece.split()))
         return [(said[place], direction) for place, direction in sorted(told.directions.items())]
@@ -160,10 +159,6 @@ class _Told:
         self.directions: dict[int, Direction] = {}
         self.last: Direction | None = None
         self.open: list[int] = []
-
-    def begin(self) -> None:
-        """A new sentence: lists end, but a "no thanks" may still speak of what was named just before."""
-        self.last = None
 
     def read(self, piece: str) -> None:
         names = [(int(mark[1]), mark.start(), mark.end()) for mark in _NAME.finditer(piece)]
