@@ -6,35 +6,39 @@ import unicodedata
 # All of these as `_normal` writes them: lower case, no apostrophes, hyphens as spaces.
 _LIKED_AFTER_ALL = (
     r"cant get enough(?: of)?|not enough|(?:never|not)(?: get| getting)? (?:tired|sick|bored) (?:of|by|with)"
-    r"|(?:not|dont) (?:only|just|merely)|never miss|nothing (?:beats|better than|like a good)|why not|at least"
+    r"|(?:not|dont) (?:only|just|merely)|never miss|(?:not|dont) (?:want to |wanna )?miss"
+    r"|nothing (?:beats|better than|like a good)|why not|at least|too few"
     r"|(?:no|any) (?:problem|issue)s? with"
     r"|(?:cant|couldnt) live without|(?:wont|wouldnt|never) say no to|not (?:opposed|averse) to"
     r"|(?:dont|never) (?:forget|skip|hide|drop|remove|stop|avoid|ignore)"
 )
 _NEITHER = r"(?:dont|doesnt|not) (?:mind|hate|dislike|bother|bothered)|no matter"
 _AGAINST = (
-    r"no|not|non|none|nothing|nor|neither|never|nope|without|less|fewer|least|minus|anti|hat(?:e|es|ed|ing)"
+    r"no|not|non|none|nothing|nor|neither|never|nope|nah|meh|yuck|ugh|without|less|fewer|least|minus|anti|hat(?:e|es|ed|ing)"
     r"|dislik\w*|detest\w*|loath\w*|despis\w*|avoid\w*|skip\w*|hid(?:e|ing)|drop|remov\w*|forget|ignore|stop|ban|block"
     r"|exclud\w*|except|sick of|tired of|bored (?:of|by|with)|fed up|over with|enough|too (?:much|many)"
     r"|(?:do|does|did|wo|would|is|are|was|ca|could|should|have|has)nt|cannot|no longer|used to|instead of|rather than"
     r"|hardly|rarely|seldom|scared of|afraid of|allergic to|(?:done|through|had it) with|im over|quit"
-    r"|cut (?:down|back|out)|get rid of|(?:take|leave|throw) out|apart from|other than|why (?:do|are|so)"
+    r"|cut (?:down|back|out)|get rid of|(?:take|leave|throw) out|apart from|away from|break from"
+    r"|other than|why (?:do|are|so)"
     r"|keep (?:showing|recommending|suggesting|getting)"
 )
 _TOWARDS = (
-    r"more|lov\w*|lik(?:e|es|ed|ing)|enjoy\w*|ador\w*|prefer\w*|want\w*|need|crav\w*|into|fans? of|fond of|keen on"
-    r"|favou?rites?|interested in|looking for|show|give|recommend\w*|suggest\w*|only|especially|mostly|crazy about"
-    r"|mad about|mood for|appreciate|yes|watch\w*|read\w*|play\w*"
+    r"more|lov\w*|lik(?:e|es|ed|ing)|enjoy\w*|ador\w*|prefer\w*|want\w*|need|crav\w*|into|fans? of|sucker for|fond of"
+    r"|keen on|favou?rites?|interested in|looking for|show|give|recommend\w*|suggest\w*|only|especially|mostly"
+    r"|crazy about|mad about|mood for|appreciate|miss|yes|watch\w*|read\w*|play\w*"
 )
 CUE = re.compile(
     rf"\b(?:(?P<liked>{_LIKED_AFTER_ALL})|(?P<neither>{_NEITHER})|(?P<no>{_AGAINST})|(?P<yes>{_TOWARDS}))\b"
 )
 _COPULA = (
-    r"^(?:(?:movies|films|titles|stuff|shows|books|games|is|are|was|were|just|really|so|such|a|always|get|gets) )*"
+    r"^(?:(?:movies|films|titles|stuff|cinema|shows|books|games|would|be|is|are|was|were|just|really|so|such|a|always"
+    r"|get|gets) )*"
 )
 _AFTER_YES = re.compile(
     _COPULA + r"(?:not (?:bad|boring)|never (?:bores?|disappoints?|gets? old)|great|good|fine|nice|fun|best|the best"
-    r"|awesome|amazing|wonderful|lovely|welcome|ok|okay|perfect|rocks?|rules?|yes|my (?:thing|jam|favou?rites?)"
+    r"|awesome|amazing|wonderful|lovely|welcome|lovers?|fans?|ok|okay|perfect|rocks?|rules?|yes"
+    r"|my (?:thing|jam|favou?rites?)"
     r"|more(?: please| often)?$)"
 )
 _AFTER_NO = re.compile(
@@ -50,6 +54,7 @@ _SMALL = frozenset(
         " sort sorts stuff that the them then these thing things this those thank thanks title titles to too very you"
     )
 )
+_WHO = frozenset({"i", "im", "ive", "we", "you", "he", "she", "they"})
 # Words that carry a sentence and are nobody's name for a value while they stand alone.
 FUNCTION = _SMALL | frozenset(
     _WORDS.findall(
@@ -88,6 +93,11 @@ def cue_behind(words: str) -> str | None:
 def is_small(words: str) -> bool:
     """Whether there are only words that say nothing by themselves, or none."""
     return _SMALL.issuperset(words.split())
+
+
+def is_plain(words: str) -> bool:
+    """Whether the words before a name do no more than describe it: there is nobody who does something unknown."""
+    return is_small(words) or _WHO.isdisjoint(words.split())
 
 
 def _normal(text: str) -> str:

@@ -5,7 +5,7 @@ shown back. It knows the catalog's names and a few dozen words of liking and ref
 these into pieces (at commas, "and", "or", "but"). In a piece, what is said right behind a name decides ("westerns bore
 me"), else the words before it, among which refusing ones win ("don't want"), else, in a list, what decided on the name
 before ("no horror or westerns"). A name that stands alone is a wish for more. What this reader is not sure of it leaves
-out: of "no romantic comedies" neither romance nor comedy is refused.
+out: of "no romantic comedies" neither romance nor comedy is refused, and "dramas put me to sleep" it does not know.
 """
 
 import re
@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from recsys.data.requests import MAX_REQUEST
 from recsys.data.words import MEASURES, facet_name, value_name
-from recsys.profiles.cues import CUE, FUNCTION, cue_behind, cue_of, is_small, tokens_of
+from recsys.profiles.cues import CUE, FUNCTION, cue_behind, cue_of, is_plain, is_small, tokens_of
 from recsys.profiles.population import Known
 
 Direction = Literal["more", "less"]
@@ -166,36 +166,38 @@ class _Told:
             self._verdict(piece)
             return
         groups = self._groups(piece, names)
-        if not groups[0][2]:
+        if not is_small(groups[0][2]):
             self.open = []
-        for place, (members, cue, bare) in enumerate(groups):
+        for place, (members, cue, gap) in enumerate(groups):
             behind = piece[names[-1][2] :].strip() if place == len(groups) - 1 else ""
-            cue = cue_behind(behind) or cue or (self.last if bare and is_small(behind) else None)
+            cue = cue_behind(behind) or cue or (self.last if is_small(f"{gap} {behind}") else None)
             self.open = [*self.open, *members] if cue is None else []
-            if not (cue == "less" and len(members) > 1):
+            unsure = len(members) > 1 if cue == "less" else cue is None and not (is_plain(gap) and is_small(behind))
+            if not unsure:
                 self._tell(members, cue)
             self.last = None if cue in (None, "neither") else _direction(cue)
 
     def _tell(self, names: list[int], cue: str | None) -> None:
         """What is wanted of some names; a name alone is a wish for more, and "neither" is no wish."""
         for name in names:
-            self.directions.pop(name, None)
-        if cue != "neither":
-            self.directions |= dict.fromkeys(names, _direction(cue))
+            if cue == "neither":
+                self.directions.pop(name, None)
+            else:
+                self.directions[name] = _direction(cue)
 
-    def _groups(self, piece: str, names: list[tuple[int, int, int]]) -> list[tuple[list[int], str | None, bool]]:
-        """Names that stand together ("90s comedies"), the cue before them, and whether there are but small words."""
-        groups: list[tuple[list[int], str | None, bool]] = []
+    def _groups(self, piece: str, names: list[tuple[int, int, int]]) -> list[tuple[list[int], str | None, str]]:
+        """Names that stand together ("90s comedies"), the cue before them, and the words that it is from."""
+        groups: list[tuple[list[int], str | None, str]] = []
         end = 0
         for number, start, stop in names:
             gap = piece[end:start].strip()
             cue = cue_of(gap)
             if groups and (gap in ("than", "over", "more than") or (gap == "to" and "prefer" in piece[:start])):
-                groups.append(([number], "less", False))
+                groups.append(([number], "less", gap))
             elif groups and cue is None:
                 groups[-1][0].append(number)
             else:
-                groups.append(([number], cue, is_small(gap)))
+                groups.append(([number], cue, gap))
             end = stop
         return groups
 
