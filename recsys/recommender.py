@@ -1,15 +1,21 @@
 """The line itself: queries in, explained slates out. Batch, endpoint and evaluation all run this one class."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+
+import polars as pl
 
 from recsys.candidates import counted_segments
 from recsys.errors import SpecError
+from recsys.profiles.edits import Edits, wishes
 from recsys.profiles.reasons import Reasons
+from recsys.profiles.steer import Strength, extend, steer
+from recsys.profiles.wishes import Wish, understand
 from recsys.protocols import CandidateGenerator, Policy, ProfileSource, Reranker
 from recsys.rerank.fallback import Identity
 from recsys.rerank.heard import wanted
-from recsys.tables import Candidates, Catalog, Profiles, Queries, Slates
+from recsys.tables import Candidates, Catalog, Id, Profiles, Queries, Slates
 
 
 def check_k(k: int, catalog: Catalog) -> None:
@@ -20,7 +26,11 @@ def check_k(k: int, catalog: Catalog) -> None:
 
 @dataclass(frozen=True)
 class Recommender:
-    """Four fitted parts over one catalog. `depth` is how many candidates the generator proposes per query."""
+    """Four fitted parts over one catalog. `depth` is how many candidates the generator proposes per query.
+
+    edits    : what users changed in their profiles; the ranking keeps to it, after the reranker and whatever that is
+    strength : how far
+    """
 
     catalog: Catalog
     generator: CandidateGenerator
@@ -29,6 +39,8 @@ class Recommender:
     policy: Policy
     reasons: Reasons
     depth: int = 100
+    edits: Edits = field(default_factory=Edits.none)
+    strength: Strength = field(default_factory=Strength)
 
     def recommend(self, queries: Queries, k: int) -> Slates:
         """The best `k` items of each query, each with its reason.
@@ -48,9 +60,43 @@ class Recommender:
         return self.reranker.rerank(queries, candidates, profiles, self.catalog)
 
     def present(self, queries: Queries, ranked: Candidates, k: int) -> Slates:
-        """What the policy shows of a ranking, with reasons."""
-        slates = self.policy.choose(ranked, self.catalog, k)
-        return self.reasons.explain(queries, slates, self.catalog, wanted(self.reranker, queries), self.segments)
+        """What the policy shows of a ranking, held to what users asked for, with reasons."""
+        asked = self.wishes(queries)
+        slates = self.policy.choose(self.steered(queries, ranked, k, asked), self.catalog, k)
+        named = dict(wanted(self.reranker, queries))
+        for query, some in asked.items():
+            more = [wish.value for wish in some if wish.direction == "more"]
+            named |= {query: [*named.get(query, ()), *more]} if more else {}
+        return self.reasons.explain(queries, slates, self.catalog, named, self.segments)
+
+    def wishes(self, queries: Queries) -> dict[Id, list[Wish]]:
+        """By query_id, what the edits of its user ask for at its moment; queries without any wish are left out.
+
+        Where the request of a query asks for the contrary, it wins: it is what the user wants now.
+        """
+        requests = dict(queries.frame.select("query_id", "request").iter_rows()) if len(self.edits) else {}
+        found: dict[Id, list[Wish]] = {}
+        for query, own in self.edits.as_of(queries).items():
+            now = {wish.of: wish.direction for wish in understand(requests[query], self.reasons.listener)}
+            asked = [w for w in wishes(own, self.reasons.listener) if now.get(w.of, w.direction) == w.direction]
+            found |= {query: asked} if asked else {}
+        return found
+
+    def steered(self, queries: Queries, ranked: Candidates, k: int, asked: Mapping[Id, Sequence[Wish]]) -> Candidates:
+        """The ranking as the wishes of its queries have it; without any, the ranking itself.
+
+        For who wishes, many times the usual candidates are looked through: what was wished for may stand far down,
+        and what is left of the first ones may not fill a slate.
+        """
+        if not asked:
+            return ranked
+        who = Queries(queries.frame.filter(pl.col("query_id").is_in(list(asked))))
+        deeper = self.generator.generate(who, self.strength.reach * max(self.depth, k))
+        return steer(extend(ranked, deeper), asked, self.reasons.known, self.strength)
+
+    def with_edits(self, edits: Edits) -> "Recommender":
+        """The same line beside other edits."""
+        return replace(self, edits=edits)
 
     @cached_property
     def segments(self) -> tuple[str, ...]:

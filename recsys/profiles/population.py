@@ -5,7 +5,7 @@ Fitted once from a log and a catalog, never from the queries that are described 
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -72,6 +72,11 @@ class Population:
             _follows(events, vocab),
             _favourites(events, vocab),
         )
+
+    def without(self, hidden: pl.Series) -> "Population":
+        """The same without some of the facets, which are then known of nobody. hidden : a mask over `values`"""
+        kept = self.values.filter(~hidden).drop("facet").with_row_index("facet").with_columns(pl.col("facet").cast(pl.Int32))
+        return replace(self, values=kept)
 
     def save(self, path: Path) -> None:
         """Write population.json and four Parquet files into the existing folder `path`."""

@@ -16,6 +16,7 @@ import polars as pl
 
 from recsys.data.words import VALUE_LIMIT, facet_name, one_line, quoted, value_name
 from recsys.profiles.population import Known, popular_from
+from recsys.profiles.wishes import Listener
 from recsys.tables import Catalog, Id, Queries, Slates
 
 LIMIT = 100
@@ -77,6 +78,11 @@ class Reasons:
             both = f"{text}. {reasons[line]}"
             reasons[line] = both if line in supported and len(both) <= LIMIT else text
         return slates.with_frame(slates.frame.with_columns(pl.Series("reason", reasons, dtype=pl.String)))
+
+    @cached_property
+    def listener(self) -> Listener:
+        """What reads the users' own words, beside the same population."""
+        return Listener(self.known)
 
     @cached_property
     def _weights(self) -> pl.DataFrame:

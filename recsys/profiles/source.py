@@ -14,12 +14,13 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.data.files import atomic_folder
-from recsys.errors import BundleError
+from recsys.errors import BundleError, SpecError
 from recsys.profiles.evidence import ENOUGH, Bounds, Evidence, collect
 from recsys.profiles.fresh import drift
 from recsys.profiles.levels import Levels
 from recsys.profiles.personas import AMONG, Personas
 from recsys.profiles.population import Known, Population, thresholds
+from recsys.profiles.privacy import Sensitive
 from recsys.profiles.reasons import Reasons
 from recsys.profiles.store import Store
 from recsys.profiles.template import TEMPLATE, Phrases, profile
@@ -41,8 +42,11 @@ class ProfilesConfig(BaseModel):
     lm_users : how many users an LM writes for in one run (0: template only)
     personas : how many kinds of people to tell apart (0: none); who has chosen little is described by theirs, and
         prompts may be told it (reranker.conditions)
-    prompt   : "choose" (the LM chooses among given phrasings by likelihood) or "write" (it writes freely from the
-        facts, checked; for models of a billion parameters and more)
+    prompt   : "choose" (the LM chooses among given phrasings by likelihood), "phrase" (it says one fact at a time in
+        other words) or "write" (it writes freely from the facts); both are checked and repaired, and are for models of
+        a billion parameters and more
+    wording  : of the sentences: "phrases", "phrases-playful", "phrases-de", or a file of your own (its path ends in .txt)
+    sensitive : what is never said of anybody; words and attributes may be added to the packaged list
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,13 +60,16 @@ class ProfilesConfig(BaseModel):
     refresh: float = Field(default=0.3, ge=0, le=1)
     lm_users: int = Field(default=0, ge=0)
     personas: int = Field(default=8, ge=0, le=100)
-    prompt: Literal["choose", "write"] = "choose"
+    prompt: Literal["choose", "phrase", "write"] = "choose"
+    wording: str = Field(default="phrases", min_length=1)
+    sensitive: Sensitive = Field(default_factory=Sensitive)
 
     def fit(self, log: InteractionLog, catalog: Catalog, *, rated: bool, seed: int) -> "EvidenceProfiles":
         """Fit the population statistics on `log`, and the personas on some of its users, drawn by `seed`."""
         like_at, dislike_at = thresholds(log, self.like_at, self.dislike_at, rated=rated)
         population = Population.fit(log, catalog, like_at=like_at, dislike_at=dislike_at)
-        fitted = EvidenceProfiles(self, Known(population, catalog), Store.empty(), Phrases.read())
+        known = Known(population.without(self.sensitive.hidden(population.values)), catalog)
+        fitted = EvidenceProfiles(self, known, Store.empty(), Phrases.read(self.wording))
         if not self.personas:
             return fitted
         users = query_histories(log).frame
@@ -146,6 +153,7 @@ class EvidenceProfiles:
         """Write into the new folder `path`. Errors: `StorageError`."""
         with atomic_folder(path) as temporary:
             (temporary / "config.json").write_text(self.config.model_dump_json(indent=1))
+            (temporary / "wording.txt").write_text(self.phrases.text, "utf-8")
             self.known.population.save(temporary)
             self.store.save(temporary / "texts.parquet")
             if self.personas is not None:
@@ -157,8 +165,11 @@ class EvidenceProfiles:
         try:
             config = ProfilesConfig.model_validate_json((path / "config.json").read_text())
             population = Population.load(path)
+            phrases = Phrases.parse((path / "wording.txt").read_text("utf-8"), config.wording)
         except (
             OSError,
+            UnicodeDecodeError,
+            SpecError,
             ValidationError,
             json.JSONDecodeError,
             KeyError,
@@ -167,4 +178,4 @@ class EvidenceProfiles:
         ) as error:
             raise BundleError(f"{path}: not saved profiles: {(str(error) or repr(error)).splitlines()[0]}") from error
         personas = Personas.load(path) if config.personas else None
-        return cls(config, Known(population, catalog), Store.load(path / "texts.parquet"), Phrases.read(), personas)
+        return cls(config, Known(population, catalog), Store.load(path / "texts.parquet"), phrases, personas)
