@@ -21,6 +21,7 @@ from recsys.candidates import (
     TransitionsConfig,
     TwoTowerConfig,
 )
+from recsys.profiles.privacy import Sensitive
 from recsys.rerank import (
     EndpointConfig,
     IdentityConfig,
@@ -78,6 +79,8 @@ def keys_of(model: type[BaseModel]) -> set[tuple[str, str]]:
 
 
 def written(value: Any) -> str:
+    if isinstance(value, Sensitive):
+        return "the packaged list" if value == Sensitive() else "?"
     if isinstance(value, BaseModel):
         return f'`{{"kind": {json.dumps(value.kind)}}}`'  # type: ignore[attr-defined]
     if isinstance(value, tuple) and isinstance(value[0], BaseModel):

@@ -140,7 +140,7 @@ def a_a(plan: Experiment, history: pl.LazyFrame, runs: int = 1000, seed: int = 0
 
 
 def _history(plan: Experiment, history: pl.LazyFrame) -> Iterator[tuple[Linear, Floats]]:
-    """(units, totals) of each metric."""
+    """(units, totals) of each metric, in an order that depends on the totals alone: what is drawn follows the seed."""
     if not plan.linear:
         raise SpecError(
             "no metric follows from units' totals: there is nothing that a history says of the units needed"
@@ -150,4 +150,5 @@ def _history(plan: Experiment, history: pl.LazyFrame) -> Iterator[tuple[Linear, 
     rows = rows_of(history.with_columns(pl.lit(plan.control).alias(plan.variant)), plan)
     with read(rows, plan, [plan.control]) as (_, _, units):
         for metric in plan.linear:
-            yield metric, values_of(units, metric, plan.control)
+            values = values_of(units, metric, plan.control)
+            yield metric, values[np.lexsort(values.T)]

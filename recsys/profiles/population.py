@@ -75,7 +75,12 @@ class Population:
 
     def without(self, hidden: pl.Series) -> "Population":
         """The same without some of the facets, which are then known of nobody. hidden : a mask over `values`"""
-        kept = self.values.filter(~hidden).drop("facet").with_row_index("facet").with_columns(pl.col("facet").cast(pl.Int32))
+        kept = (
+            self.values.filter(~hidden)
+            .drop("facet")
+            .with_row_index("facet")
+            .with_columns(pl.col("facet").cast(pl.Int32))
+        )
         return replace(self, values=kept)
 
     def save(self, path: Path) -> None:

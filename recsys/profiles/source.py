@@ -45,7 +45,7 @@ class ProfilesConfig(BaseModel):
     prompt   : "choose" (the LM chooses among given phrasings by likelihood), "phrase" (it says one fact at a time in
         other words) or "write" (it writes freely from the facts); both are checked and repaired, and are for models of
         a billion parameters and more
-    wording  : of the sentences: "phrases", "phrases-playful", "phrases-de", or a file of your own (its path ends in .txt)
+    wording  : of the sentences: "phrases", "phrases-playful", "phrases-de", or a file of your own (a path, .txt)
     sensitive : what is never said of anybody; words and attributes may be added to the packaged list
     """
 
