@@ -10,6 +10,7 @@ from recsys.candidates import counted_segments
 from recsys.errors import SpecError
 from recsys.profiles.edits import Edits, wishes
 from recsys.profiles.reasons import Reasons
+from recsys.profiles.source import EvidenceProfiles
 from recsys.profiles.steer import Strength, extend, steer
 from recsys.profiles.wishes import Wish, understand
 from recsys.protocols import CandidateGenerator, Policy, ProfileSource, Reranker
@@ -95,8 +96,9 @@ class Recommender:
         return steer(extend(ranked, deeper), asked, self.reasons.known, self.strength)
 
     def with_edits(self, edits: Edits) -> "Recommender":
-        """The same line beside other edits."""
-        return replace(self, edits=edits)
+        """The same line beside other edits, of which its profiles tell, too."""
+        profiles = self.profiles.with_edits(edits) if isinstance(self.profiles, EvidenceProfiles) else self.profiles
+        return replace(self, edits=edits, profiles=profiles)
 
     @cached_property
     def segments(self) -> tuple[str, ...]:

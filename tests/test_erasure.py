@@ -18,8 +18,9 @@ from recsys.errors import BundleError, StorageError
 from recsys.lm import LMConfig
 from recsys.lm.replay import ReplayLM
 from recsys.profiles import ProfilesConfig, summarize
+from recsys.profiles.edits import Edit
 from recsys.profiles.store import Store
-from recsys.profiles.versions import Edit, ProfileStore, Version, open_store
+from recsys.profiles.versions import ProfileStore, Version, open_store
 from recsys.rerank.prompt import About, Prompt
 from recsys.settings import Settings
 from recsys.spec import Spec, fit
@@ -92,7 +93,7 @@ def place(line: Any, tmp_path: Path) -> Place:
         lm.generate([prompt.render(About(profile=text)), prompt.render(About(recent=recent)), f'They said: "{said}"'])
         for store in (found.store, found.parquet):
             store.put([Version(user, 5, text, ("likes|x",)), Version(user, 9, f"{text} And zeppelins.")])
-            store.edit(Edit(user, 7, "say", text=said))
+            store.edit(user, Edit(7, "say", text=said))
     return found
 
 

@@ -189,7 +189,7 @@ def sentences(edits: Sequence[Edit], known: Known | Listener, phrases: Phrases) 
     told = []
     said = [edit for edit in edits if edit.action == "say"]
     if said:
-        words = join([quoted(edit.text, LONGEST_QUOTE) for edit in said[-QUOTED:]])
+        words = phrases.join([quoted(edit.text, LONGEST_QUOTE) for edit in said[-QUOTED:]])
         told.append(phrases.say("told", [f"said|{_field(edit.text, MAX_REQUEST)}" for edit in said], words=words))
     for kind, chosen in (
         ("pinned", [e for e in edits if e.action == "pin"]),
@@ -197,7 +197,7 @@ def sentences(edits: Sequence[Edit], known: Known | Listener, phrases: Phrases) 
         ("undisliked", [e for e in edits if e.action == "forget" and e.text == NO_DISLIKE]),
     ):
         if chosen:
-            names = join([facet_name(e.attribute, one_line(e.value, 40), kinds.get(e.of, "value")) for e in chosen])
+            names = phrases.join([phrases.facet(e.attribute, e.value, kinds.get(e.of, "value")) for e in chosen])
             claims = [f"{kind}|{_field(e.attribute)}|{_field(e.value)}" for e in chosen]
             told.append(phrases.say(kind, claims, names=names))
     return told
