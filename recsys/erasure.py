@@ -7,16 +7,19 @@ factors, networks, adapters, the fusion). A user who alone met an item on a day 
 that has the old bundle in memory) are their keepers' to remove.
 """
 
+import logging
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import polars as pl
 
 from recsys.bundle import read_manifest, rewriting, settle
+from recsys.data.counted import counted
+from recsys.data.ingest import Dataset
 from recsys.lm.replay import ReplayLM
 from recsys.lm.replay import forget as forget_answers
 from recsys.profiles.evidence import Evidence
@@ -96,6 +99,16 @@ def erased(log: InteractionLog, store: ProfileStore) -> InteractionLog:
     users = log.frame.select(pl.col("user_id").unique())
     gone = users.filter(store.buried(users["user_id"]))
     return log.with_frame(log.frame.join(gone, on="user_id", how="anti", maintain_order="left"))
+
+
+def without_erased(dataset: Dataset, store: ProfileStore) -> Dataset:
+    """The dataset without them; the log says how many there were."""
+    kept = erased(dataset.log, store)
+    if len(kept) == len(dataset.log):
+        return dataset
+    gone = dataset.log.frame["user_id"].n_unique() - kept.frame["user_id"].n_unique()
+    logging.getLogger(__name__).warning("%s left out: their erasure is recorded (recsys forget)", counted(gone, "user"))
+    return replace(dataset, log=kept)
 
 
 @dataclass(frozen=True)

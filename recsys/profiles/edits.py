@@ -6,15 +6,17 @@ is kept apart from what was inferred: it is quoted first in the profile, and whe
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Literal, Self
 
 import polars as pl
 
 from recsys.data.requests import MAX_REQUEST
 from recsys.data.words import facet_name, join, one_line, quoted
-from recsys.errors import DataError
+from recsys.errors import DataError, SpecError
 from recsys.profiles.evidence import Evidence, Item, Trait
 from recsys.profiles.population import Known
+from recsys.profiles.privacy import Sensitive
 from recsys.profiles.template import Phrases, Sentence
 from recsys.profiles.wishes import Listener, Value, Wish, understand
 from recsys.tables import ID, Id, Queries, Table
@@ -201,6 +203,31 @@ def sentences(edits: Sequence[Edit], known: Known | Listener, phrases: Phrases) 
             claims = [f"{kind}|{_field(e.attribute)}|{_field(e.value)}" for e in chosen]
             told.append(phrases.say(kind, claims, names=names))
     return told
+
+
+def value_of(text: str, known: Known | Listener, sensitive: Sensitive) -> Value:
+    """The value that somebody names: "genres=Horror", or "horror" where only one attribute has it; in any case.
+
+    Errors: `SpecError` for one that the catalog does not tell apart, with what is near; for one that several attributes
+    have; for one of which nothing is said of anybody.
+    """
+    listener = Listener.of(known)
+    attribute, equals, name = (part.strip() for part in text.partition("="))
+    if equals:
+        wanted = attribute.casefold(), name.casefold()
+        found = [value for value in listener.kinds if (value.attribute.casefold(), value.value.casefold()) == wanted]
+    else:
+        found = list(listener.named(text))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SpecError(f"'{text}' may be any of {', '.join(f'{v.attribute}={v.value}' for v in found)}: name one")
+    if sensitive.hides(attribute if equals else "", name or attribute):
+        raise SpecError(f"'{text}': of this nothing is kept of anybody (profiles.sensitive in the recipe)")
+    by_name = {value.value.casefold(): value for value in listener.kinds}
+    near = get_close_matches((name or attribute).casefold(), by_name, n=3) or list(by_name)[:3]
+    some = ", ".join(f"{by_name[one].attribute}={by_name[one].value}" for one in near)
+    raise SpecError(f"'{text}' is no value that this catalog tells apart; near are: {some}")
 
 
 def explain(edit: Edit, known: Known | Listener) -> str:

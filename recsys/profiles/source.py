@@ -26,6 +26,7 @@ from recsys.profiles.privacy import Sensitive
 from recsys.profiles.reasons import Reasons
 from recsys.profiles.store import Store
 from recsys.profiles.template import TEMPLATE, Phrases, profile
+from recsys.profiles.versions import Version
 from recsys.profiles.wishes import Listener
 from recsys.tables import Catalog, Id, InteractionLog, Profiles, Queries, query_histories
 
@@ -118,6 +119,13 @@ class EvidenceProfiles:
         """The evidence of each query, in the order of the queries, as its user wants it counted."""
         return self._counted(queries, self.edits.as_of(queries))
 
+    def versions(self, queries: Queries) -> list[Version]:
+        """The profiles of queries that are some user's, as a store keeps them."""
+        evidence = [e.json for e in self.evidence(queries)]
+        rows = self.as_of(queries).frame.drop("query_id", "persona", strict=False).iter_rows(named=True)
+        kept = zip(rows, evidence, strict=True)
+        return [Version(**row, evidence=told) for row, told in kept if row["user_id"] is not None]
+
     def _counted(self, queries: Queries, own: Mapping[Id, Sequence[Edit]]) -> list[Evidence]:
         found = collect(queries, self.known, self.bounds)
         if not own:
@@ -133,11 +141,13 @@ class EvidenceProfiles:
         own = self.edits.as_of(queries)
         found = self._counted(queries, own)
         asked = queries.frame.select("query_id", "user_id", "at")
+        changed = [max((edit.at for edit in own.get(query, ())), default=None) for query in asked["query_id"]]
+        since = [max(filter(None, (e.last, edit)), default=None) for e, edit in zip(found, changed, strict=True)]
         levels, company = self.levels.of(found)
         plain = [profile(e, self.phrases, beside) for e, beside in zip(found, company, strict=True)]
         template = pl.DataFrame(
             {
-                "as_of": pl.Series([e.last for e in found], dtype=pl.Int64).fill_null(asked["at"]),
+                "as_of": pl.Series(since, dtype=pl.Int64).fill_null(asked["at"]),
                 "text": pl.Series([text for text, _ in plain], dtype=pl.String),
                 "claims": pl.Series([claims for _, claims in plain], dtype=pl.List(pl.String)),
                 "evidence_hash": pl.Series([e.hash for e in found], dtype=pl.String),
