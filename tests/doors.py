@@ -95,6 +95,9 @@ class FakeBundle:
     def name(self) -> str:
         return f"fake-{self.manifest['hash'][:12]}"
 
+    def heeding(self, store: object, users: list[Id] | None = None) -> "FakeBundle":
+        return self
+
     def queries(self, users: list[Id] | None = None, requests: list[str] | None = None) -> Queries:
         every = query_histories(self.log)
         if users is None:
