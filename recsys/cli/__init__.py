@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from recsys.cli import ab, data, forget, line, profile, serve, weights
+from recsys.cli import ab, audit, data, forget, line, profile, serve, weights
 from recsys.errors import RecsysError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(ab.app, name="ab")
 app.add_typer(data.app, name="data")
+profile.app.command()(audit.audit)
 app.add_typer(profile.app, name="profile")
 app.add_typer(weights.app, name="weights")
 app.command()(line.fit)
