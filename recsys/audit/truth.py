@@ -14,8 +14,9 @@ from recsys.profiles.source import EvidenceProfiles
 @dataclass(frozen=True)
 class Truth:
     """Of the texts that are shown: supported claims over all claims, the mean share of the strongest evidence that a
-    text tells, and the share of texts that the checker finds fault with. Of planted lies: the share caught, by kind and
-    for "all".
+    text tells, and the share of texts that the checker finds fault with. What a text says of others, where a user has
+    chosen too little ("people like you ..."), claims nothing of the user and is left out. Of planted lies: the share
+    caught, by kind and for "all".
 
     unread : why none of it can be told, where the checker does not read the wording's language
     """
@@ -50,7 +51,9 @@ def truth(
         checker = Checker.of(profiles.known, profiles.phrases, "")
     except SpecError as error:
         return Truth(len(texts), unread=str(error))
-    readings = [checker.read(text, e) for text, e in zip(texts, evidence, strict=True)]
+    _, company = profiles.levels.of(evidence)
+    own = [text if c is None else text.replace(c.text, "") for text, c in zip(texts, company, strict=True)]
+    readings = [checker.read(text, e) for text, e in zip(own, evidence, strict=True)]
     claims = sum(len(reading.claims) for reading in readings)
     supported = sum(claim.supported for reading in readings for claim in reading.claims)
     coverage = [reading.coverage(e) for reading, e in zip(readings, evidence, strict=True)]
