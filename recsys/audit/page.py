@@ -111,14 +111,14 @@ def _fresh(found: Freshness, refresh: float) -> Plot:
         high = [max(0.0, k.change.ci95[1] - k.change.delta) for k in kept]
         axis.axhline(0, color="#010205", linewidth=1)
         axis.errorbar(skipped, change, yerr=[low, high], fmt="o-", color=SERIES[1], capsize=2.5, elinewidth=1.2)
-        for k in kept:
+        for place, k in enumerate(kept):
             near = k is found.at(refresh)
             label = "never" if k.threshold > 1 else f"{k.threshold:g}"
             axis.annotate(
                 f"{label} (this bundle)" if near else label,
                 (k.skipped, k.change.delta),
                 textcoords="offset points",
-                xytext=(4, 7),
+                xytext=(4, 7 if place % 2 else -14),  # neighbours lie close together
                 color=ACCENT if near else "#010204",
             )
         axis.set_xlabel("share of regenerations that are skipped")
