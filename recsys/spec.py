@@ -28,7 +28,7 @@ from recsys.lm import EncoderConfig, LMConfig, load_encoder, load_lm, resolved
 from recsys.policy import TopConfig
 from recsys.profiles import ProfilesConfig, summarize
 from recsys.protocols import LanguageModel, Reranker, TextEncoder
-from recsys.recommender import Recommender
+from recsys.recommender import Recommender, propose
 from recsys.rerank import AnyRerankerConfig, Fallback, Identity, IdentityConfig, SequenceConfig, StudentConfig
 from recsys.rerank.train import School, train_sequence
 from recsys.settings import Settings
@@ -155,6 +155,7 @@ def fit(
     start: HeadStart | None = None
     reranker: Reranker = Identity()
     if not isinstance(spec.reranker, IdentityConfig):
+        reach = spec.reranker.reach
         with clock.step("fit candidates before tune"):
             early = fit_generator(spec.generator, training.before, catalog, seed=seed, settings=settings)
             start = HeadStart(early, training.tune)
@@ -162,7 +163,7 @@ def fit(
             early_profiles = spec.profiles.fit(training.before, catalog, rated=dataset.rated, seed=seed)
 
         def generate(queries: Queries) -> Candidates:
-            return Candidates(early.generate(queries, spec.depth).frame)
+            return Candidates(propose(early, queries, spec.depth, reach).frame)
 
         with clock.step("fit reranker on tune"):
             questions = training.tune.sample(3 * spec.reranker.tune_users, seed)
