@@ -199,7 +199,7 @@ def fit(
             everybody = query_histories(training.known)
             asked = everybody.frame.sample(min(spec.profiles.lm_users, len(everybody)), seed=seed, shuffle=True)
             profiles, summary = summarize(profiles, Queries(asked), lm, spec.profiles.lm_users)
-        tuning["profiles"] = {"model": summary.model_id, "asked": summary.asked, "accepted": summary.accepted}
+        tuning["profiles"] = summary.as_dict()
     recommender = Recommender(
         catalog=catalog,
         generator=generator,

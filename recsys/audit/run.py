@@ -88,17 +88,7 @@ class Audit:
                 "by_action": dict(steered.by_action),
                 "rank_correlation_of_the_rest": None if math.isnan(steered.correlation) else steered.correlation,
             },
-            "written": None
-            if written is None
-            else {
-                "model": written.model_id,
-                "prompt": written.prompt_id,
-                "asked": written.asked,
-                "accepted": written.accepted,
-                "false_claims": written.false_claims,
-                "faults": dict(written.faults),
-                "seconds": round(written.seconds, 1),
-            },
+            "written": None if written is None else written.as_dict(),
         }
 
 

@@ -225,20 +225,24 @@ def _moment(bundle: "Bundle", at: int) -> str:
     """A date where the log has times."""
     from datetime import UTC, datetime
 
-    if bundle.manifest["data"].get("clock") != "time":
+    if not _has_dates(bundle):
         return f"event {at}"
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d} ({at})"
 
 
+def _has_dates(bundle: "Bundle") -> bool:
+    return bool(bundle.manifest["data"].get("clock") == "time")
+
+
 def _table(found: "Evidence", bundle: "Bundle", profiles: "EvidenceProfiles") -> "Table":
-    """What is known, part by part, the strongest first; `times` is against what everybody chooses."""
+    """What is known, part by part, the strongest first."""
     from rich.markup import escape
     from rich.table import Table
 
     titles: Mapping[object, str] = dict(bundle.catalog.frame.select("item_id", "title").iter_rows())
-    table = Table(
-        "part", "what", "times", "events", "for example", title=f"{found.events} events", title_justify="left"
-    )
+    pace = "" if found.pace is None or not _has_dates(bundle) else f", {found.pace:.1f} a week"
+    columns = ("part", "what", "times the usual", "events", "for example")
+    table = Table(*columns, title=f"{found.events} events{pace}", title_justify="left")
     for part in ("tastes", "eras", "reach", "common", "recent", "dislikes"):
         for trait in getattr(found, part):
             name = profiles.phrases.facet(trait.attribute, trait.value, trait.kind)

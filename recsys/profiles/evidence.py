@@ -24,6 +24,7 @@ _MIN_LIFT = 1.25
 _MIN_Z = 1.0  # standard deviations above what was expected
 _MIN_SUPPORT = 2
 ENOUGH = 5  # events from which on there is more to say than how little is known
+_WEEK = 7 * 86_400  # seconds
 _SHIFT_EVENTS = 6  # a history shorter than this has no "before" to shift from
 
 
@@ -59,7 +60,7 @@ class Evidence:
     common   : what most of the choices are, whatever the population does (lift still against the population)
     recent   : values oftener among the last events than before
     dislikes : values oftener among the user's low ratings than among all of the user's events
-    anchors  : the most telling liked items; latest: the last items, newest first
+    anchors  : the most telling liked items; latest: the last items, newest first; none whose title is sensitive
     """
 
     events: int = 0
@@ -76,6 +77,13 @@ class Evidence:
     dislikes: tuple[Trait, ...] = ()
     anchors: tuple[Item, ...] = ()
     latest: tuple[Item, ...] = ()
+
+    @property
+    def pace(self) -> float | None:
+        """Events a week from the first to the last; None where that is less than a week, or times are not known."""
+        if self.first is None or self.last is None or self.last - self.first < _WEEK:
+            return None
+        return self.events / ((self.last - self.first) / _WEEK)
 
     @property
     def json(self) -> str:
@@ -142,8 +150,9 @@ def weigh(tally: Tally, n: int, known: Known, bounds: Bounds) -> list[Evidence]:
     pool = tally.pool.with_columns(*opinions(known))
     pairs = pool.join(known.facets, on="item")
     traits = _traits(counts, pairs, recent, known, bounds)
-    anchors = _items(_anchors(pairs, pool, counts, bounds.shrinkage, bounds.anchors), known)
-    latest = _items(_latest(pool, bounds.anchors), known)
+    fit = pool.filter(~pl.col("item").is_in(known.unnamed.implode())) if len(known.unnamed) else pool
+    anchors = _items(_anchors(pairs, fit, counts, bounds.shrinkage, bounds.anchors), known)
+    latest = _items(_latest(fit, bounds.anchors), known)
     columns = ("row", "events", "liked_events", "low_events", "first", "last")
     totals = {row: rest for row, *rest in users.select(columns).iter_rows()}
     rated = known.population.like_at is not None

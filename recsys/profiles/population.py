@@ -5,7 +5,7 @@ Fitted once from a log and a catalog, never from the queries that are described 
 
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import polars as pl
 
 from recsys.data.facets import Column, expand, plan
 from recsys.data.vocab import Vocab
+from recsys.data.words import one_line
+from recsys.profiles.privacy import Sensitive
 from recsys.tables import Catalog, InteractionLog
 
 _SAYS_NOTHING = 0.95  # share of items above which a value tells nobody from anybody
@@ -101,10 +103,14 @@ class Population:
 
 @dataclass(frozen=True)
 class Known:
-    """A population beside a catalog: which item carries which of the population's facets."""
+    """A population beside a catalog: which item carries which of the population's facets.
+
+    sensitive : what is not to be said of anybody, titles included
+    """
 
     population: Population
     catalog: Catalog
+    sensitive: Sensitive = field(default_factory=lambda: Sensitive(packaged=False))
 
     @cached_property
     def vocab(self) -> Vocab:
@@ -123,6 +129,13 @@ class Known:
         """Title of each item code."""
         order = self.vocab.encode(self.catalog.frame["item_id"]).argsort()
         return self.catalog.frame["title"].gather(order).to_list()
+
+    @cached_property
+    def unnamed(self) -> pl.Series:
+        """The codes of items that are not to be named in profiles: by their titles, or because they have none."""
+        titles = pl.Series(self.titles, dtype=pl.String)
+        blank = pl.Series([not one_line(title, 2) for title in titles], dtype=pl.Boolean)
+        return (self.sensitive.faulty(titles) | blank).arg_true().cast(pl.Int32)
 
     @cached_property
     def events(self) -> np.ndarray:

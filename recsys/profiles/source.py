@@ -72,7 +72,8 @@ class ProfilesConfig(BaseModel):
         """Fit the population statistics on `log`, and the personas on some of its users, drawn by `seed`."""
         like_at, dislike_at = thresholds(log, self.like_at, self.dislike_at, rated=rated)
         population = Population.fit(log, catalog, like_at=like_at, dislike_at=dislike_at)
-        known = Known(population.without(self.sensitive.hidden(population.values)), catalog)
+        hidden = self.sensitive.hidden(population.values)
+        known = Known(population.without(hidden), catalog, self.sensitive)
         fitted = EvidenceProfiles(self, known, Store.empty(), Phrases.read(self.wording))
         if not self.personas:
             return fitted
@@ -242,4 +243,6 @@ class EvidenceProfiles:
         ) as error:
             raise BundleError(f"{path}: not saved profiles: {(str(error) or repr(error)).splitlines()[0]}") from error
         personas = Personas.load(path) if config.personas else None
-        return cls(config, Known(population, catalog), Store.load(path / "texts.parquet"), phrases, personas)
+        return cls(
+            config, Known(population, catalog, config.sensitive), Store.load(path / "texts.parquet"), phrases, personas
+        )
