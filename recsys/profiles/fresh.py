@@ -18,7 +18,7 @@ from recsys.errors import StorageError
 from recsys.profiles.evidence import ENOUGH, Bounds, Evidence, weigh
 from recsys.profiles.population import Known
 from recsys.profiles.tally import TABLES, Tally
-from recsys.tables import InteractionLog, query_histories
+from recsys.tables import Id, InteractionLog, query_histories
 
 _PARTS = ("tastes", "eras", "recent", "dislikes")
 Write = Callable[[Sequence[Evidence]], Sequence[str]]
@@ -88,6 +88,13 @@ class Living:
             told[row], texts[row] = evidence[row], text
         living = Living(users, self.tally.beside(tally.placed(rows)), tuple(evidence), tuple(told), tuple(texts))
         return living, Refreshed(len(new), len(rows), len(stale))
+
+    def without(self, users: Sequence[Id]) -> "Living":
+        """The others' alone: nothing is left of `users`."""
+        gone = pl.Series(list(users), dtype=self.users.dtype)
+        rows = (~self.users.is_in(gone.implode())).arg_true().to_numpy()
+        evidence, told, texts = (tuple(own[row] for row in rows) for own in (self.evidence, self.told, self.texts))
+        return Living(self.users.gather(rows), self.tally.take(rows), evidence, told, texts)
 
     def save(self, path: Path) -> None:
         """Write into the new folder `path`. Errors: `StorageError`."""
