@@ -146,3 +146,14 @@ def test_what_is_sensitive_is_said_of_nobody() -> None:
     assert not str(liberal.fault(said, own)).startswith("sensitive")
     assert str(strict.fault(said, own)) == "sensitive: health: cancer"
     assert not strict.fits(said, own)
+
+
+def test_two_items_of_one_title_are_named_once() -> None:
+    profiles, queries = fitted(
+        catalog_of(titles=["Money Talks", "Money Talks", "Heat"]), {"twice": [0, 1, 0, 1, 2, 0, 1]}
+    )
+    for evidence in profiles.evidence(queries):
+        for items in (evidence.anchors, evidence.latest):
+            assert len({item.title for item in items}) == len(items)
+    told = profiles.as_of(Queries(queries.frame.filter(user_id="twice"))).frame["text"][0]
+    assert told.count("Money Talks") <= 2  # among the most telling and as the last one

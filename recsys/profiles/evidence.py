@@ -151,8 +151,9 @@ def weigh(tally: Tally, n: int, known: Known, bounds: Bounds) -> list[Evidence]:
     pairs = pool.join(known.facets, on="item")
     traits = _traits(counts, pairs, recent, known, bounds)
     fit = pool.filter(~pl.col("item").is_in(known.unnamed.implode())) if len(known.unnamed) else pool
-    anchors = _items(_anchors(pairs, fit, counts, bounds.shrinkage, bounds.anchors), known)
-    latest = _items(_latest(fit, bounds.anchors), known)
+    more = 2 * bounds.anchors  # some of which may have one title
+    anchors = _items(_anchors(pairs, fit, counts, bounds.shrinkage, more), known, bounds.anchors)
+    latest = _items(_latest(fit, more), known, bounds.anchors)
     columns = ("row", "events", "liked_events", "low_events", "first", "last")
     totals = {row: rest for row, *rest in users.select(columns).iter_rows()}
     rated = known.population.like_at is not None
@@ -271,8 +272,11 @@ def _latest(pool: pl.DataFrame, top: int) -> pl.DataFrame:
     return newest.group_by("row", maintain_order=True).head(top).select("row", "item")
 
 
-def _items(chosen: pl.DataFrame, known: Known) -> dict[int, list[Item]]:
+def _items(chosen: pl.DataFrame, known: Known, top: int) -> dict[int, list[Item]]:
+    """The first `top` of each row that have titles of their own: a catalog may hold one thing twice."""
     found: dict[int, list[Item]] = defaultdict(list)
     for row, code in chosen.iter_rows():
-        found[row].append(Item(known.vocab.ids[code], one_line(known.titles[code], TITLE_LIMIT)))
+        title = one_line(known.titles[code], TITLE_LIMIT)
+        if len(found[row]) < top and all(item.title != title for item in found[row]):
+            found[row].append(Item(known.vocab.ids[code], title))
     return found
