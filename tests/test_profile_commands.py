@@ -100,6 +100,8 @@ def test_a_difference_is_told_in_words(fitted: Path, recsys: Run, user: str) -> 
     assert "nothing that the profile would say" in recsys("profile", "diff", "--bundle", fitted, "--user", user).output
     recsys("profile", "edit", "--bundle", fitted, "--user", user, "--say", "nothing sad")
     assert 'you told us "nothing sad"' in recsys("profile", "diff", "--bundle", fitted, "--user", user).output
+    recsys("profile", "edit", "--bundle", fitted, "--user", user, "--withdraw", "nothing sad")
+    assert 'you took back "nothing sad"' in recsys("profile", "diff", "--bundle", fitted, "--user", user).output
     fails = recsys("profile", "diff", "--bundle", fitted, "--user", user, "--from", -1, fails=True)
     assert "no profile was kept as of -1" in str(fails.exception)
 
@@ -174,6 +176,31 @@ def test_who_is_forgotten_is_in_no_file_and_in_no_later_training(
     )
     recsys("fit", Path(__file__).parents[1] / "data" / "tiny", "--spec", spec, "--out", tmp_path / "again")
     assert key not in load(tmp_path / "again", Settings()).log.frame["user_id"]
+
+
+def test_every_edit_leaves_a_version_and_the_youngest_is_what_stands(
+    fitted: Path, recsys: Run, user: str, tmp_path: Path
+) -> None:
+    for text in ("first", "second"):
+        recsys("profile", "edit", "--bundle", fitted, "--user", user, "--say", text)
+    recsys("profile", "edit", "--bundle", fitted, "--user", user, "--withdraw", "first")
+    store, bundle = open_store(f"sqlite:///{tmp_path}/state.db"), load(fitted, Settings())
+    key = bundle.queries([user]).frame["user_id"][0]
+    said = [[claim for claim in version.claims if claim.startswith("said|")] for version in store.versions(key)]
+    assert said == [[], ["said|first"], ["said|first", "said|second"], ["said|second"]]
+    now = bundle.heeding(store, [key]).recommender.profiles.as_of(bundle.queries([user])).frame["text"][0]
+    assert store.as_of([key], 2**62)["text"].to_list() == [now]
+
+
+def test_who_was_forgotten_does_not_come_back_by_an_older_bundle(
+    fitted: Path, recsys: Run, user: str, tmp_path: Path
+) -> None:
+    recsys("forget", "--user", user, "--yes")
+    done = recsys("profile", "edit", "--bundle", fitted, "--user", user, "--say", "hello", fails=True)
+    assert "was forgotten" in str(done.exception)
+    assert "1 were forgotten and are left out" in recsys("profile", "save", "--bundle", fitted).output
+    store = open_store(f"sqlite:///{tmp_path}/state.db")
+    assert not store.versions(load(fitted, Settings()).queries([user]).frame["user_id"][0])
 
 
 @pytest.mark.parametrize(

@@ -225,5 +225,6 @@ def test_an_edit_is_explained_in_one_line(known: Known) -> None:
         'said "no horror, more musicals": understood as less of horror and more of musicals'
     )
     assert explain(edit("pin", "1950s", attribute="year"), known) == "counts on the 1950s"
-    assert explain(edit("forget", "Western", NO_DISLIKE), known) == "does not count on westerns as a dislike"
+    assert explain(edit("forget", "Western", NO_DISLIKE), known) == "has nothing against westerns"
+    assert explain(edit("withdraw", text="no horror"), known) == 'took back what was said: "no horror"'
     assert "\n" not in explain(edit("say", text="no\nhorror\n" * 400), known)

@@ -40,7 +40,7 @@ def forget(
         typer.echo("no bundle was named: what bundles hold of them is still there (--bundle)")
     typer.echo(
         "still to do: sums over many users and learned weights go with the next training; raw data, registered "
-        "bundles, batch output, backups and running servers are their keepers' to clear"
+        "bundles, batch output, reports and audits, backups and running servers are their keepers' to clear"
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from recsys.data.words import facet_name, join, quoted
 from recsys.profiles.evidence import Evidence
 from recsys.profiles.template import claim
+from recsys.profiles.versions import Version
 
 STEP = 1.25
 """By this factor a lift must change to be called stronger or weaker; less is what a few events do."""
@@ -20,6 +21,12 @@ _VALUES: Mapping[str, tuple[str, str, str | None, str | None]] = {
     "likes": ("new among your tastes: {}", "faded from your tastes: {}", "stronger taste: {}", "weaker taste: {}"),
     "era": ("new leaning: {}", "no longer a leaning: {}", "stronger leaning: {}", "weaker leaning: {}"),
     "common": ("now among what you often choose: {}", "no longer among what you often choose: {}", None, None),
+    "reach": (
+        "you turn to {} titles more than most now",
+        "you no longer turn to {} titles more than most",
+        "even more than before: {}",
+        "less than before, but more than most: {}",
+    ),
     "recent": ("lately you turn more to {}", "no longer a recent turn: {}", None, None),
     "dislikes": (
         "now rated lower than the rest: {}",
@@ -84,7 +91,7 @@ def diff(
     """
     before, after = _Claims.read(_claims(old)), _Claims.read(_claims(new))
     lines = _edits(before, after)
-    for kind in ("likes", "era", "common", "recent", "dislikes"):
+    for kind in ("likes", "era", "common", "reach", "recent", "dislikes"):
         lines += _compare(kind, before.values.get(kind, {}), after.values.get(kind, {}))
     for kind in ("anchor", "latest"):
         lines += _named(kind, before, after, lambda item: quoted((titles or {}).get(item, item)))
@@ -101,6 +108,7 @@ def claims_of(evidence: Evidence) -> list[str]:
         "likes": evidence.tastes,
         "era": evidence.eras,
         "common": evidence.common,
+        "reach": evidence.reach,
         "recent": evidence.recent,
         "dislikes": evidence.dislikes,
     }
@@ -108,6 +116,20 @@ def claims_of(evidence: Evidence) -> list[str]:
     anchors = [f"anchor|{item.item_id}" for item in evidence.anchors]
     latest = [f"latest|{item.item_id}" for item in evidence.latest[:1]]
     return [f"events|n={evidence.events}", *values, *anchors, *latest]
+
+
+EDITED = ("said|", "pinned|", "forgotten|", "undisliked|")
+"""How the claims begin that tell what the user changed, which no evidence holds."""
+
+
+def claims_of_version(version: Version) -> Sequence[str]:
+    """All that a stored version knows: what the user changed, and every claim of its evidence, also those that its
+    text has no room for; the text's claims where the evidence was not kept or is of another release."""
+    try:
+        evidence = Evidence.read(version.evidence)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return version.claims
+    return [*(claim for claim in version.claims if claim.startswith(EDITED)), *claims_of(evidence)]
 
 
 def _claims(version: Evidence | Sequence[str]) -> Sequence[str]:
@@ -137,12 +159,13 @@ def _compare(
     kind: str, before: Mapping[tuple[str, str], float | None], after: Mapping[tuple[str, str], float | None]
 ) -> list[str]:
     came, went, rose, fell = _VALUES[kind]
+    names = _bare if kind == "reach" else _names
     new, gone = [v for v in after if v not in before], [v for v in before if v not in after]
-    lines = [text.format(_names(values)) for text, values in ((came, new), (went, gone)) if values]
+    lines = [text.format(names(values)) for text, values in ((came, new), (went, gone)) if values]
     for text, factor in ((rose, 1), (fell, -1)):
         changed = [v for v in after if v in before and _steps(before[v], after[v]) == factor]
         if text and changed:
-            parts = [f"{_names([v])} ({before[v]:.1f} to {after[v]:.1f} times the usual)" for v in changed]
+            parts = [f"{names([v])} ({before[v]:.1f} to {after[v]:.1f} times the usual)" for v in changed]
             lines.append(text.format(join(parts)))
     return lines
 
@@ -162,6 +185,10 @@ def _named(kind: str, before: _Claims, after: _Claims, name: Callable[[str], str
         if text and group:
             lines.append(text.format(join([name(one) for one in group])))
     return lines
+
+
+def _bare(values: Sequence[tuple[str, str]]) -> str:
+    return join([value for _, value in values])
 
 
 def _names(values: Sequence[tuple[str, str]]) -> str:

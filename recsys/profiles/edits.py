@@ -239,10 +239,14 @@ def explain(edit: Edit, known: Known | Listener) -> str:
         parts = [f"{w.direction} of {facet_name(*w.of, kinds[w.of])}" for w in asked]
         meaning = join(parts) or "nothing in it that this catalog tells apart; it is shown, and changes no ranking"
         return f"said {quoted(edit.text, LONGEST_QUOTE)}: understood as {meaning}"
+    if edit.text and edit.action == "withdraw":
+        return f"took back what was said: {quoted(edit.text, LONGEST_QUOTE)}"
     name = facet_name(edit.attribute, one_line(edit.value, 40), kinds.get(edit.of, "value"))
     unknown = "" if edit.of in kinds else " (no value that this catalog tells apart; it changes no ranking)"
     verb = {"pin": "counts on", "forget": "does not count on", "withdraw": "took back what was said of"}[edit.action]
-    return f"{verb} {name}{' as a dislike' if edit.text == NO_DISLIKE else ''}{unknown}"
+    if edit.text == NO_DISLIKE:
+        return f"has nothing against {name}{unknown}"
+    return f"{verb} {name}{unknown}"
 
 
 def _of(trait: Trait) -> Value:

@@ -174,6 +174,7 @@ class Reasons:
         )
         like_at = self.known.population.like_at
         liked = events if like_at is None else events.filter(pl.col("weight") >= pl.lit(like_at, pl.Float32))
+        liked = liked.filter(~pl.col("before").is_in(self.known.unnamed.implode()))  # a reason names it
         liked = liked.group_by("row", "before").agg(pl.col("lag").min())
         chosen = self._choose(self._scores(lines, liked), lines)
         past = events.select("row", item="before").unique().with_columns(again=pl.lit(True))
