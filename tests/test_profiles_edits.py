@@ -1,5 +1,6 @@
 """What users change in their profiles: which edits stand, what they make of the evidence, and how they are told."""
 
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -133,6 +134,13 @@ def test_what_is_forgotten_leaves_every_claim_and_the_anchors_that_carry_it(know
     assert [i.title for i in found.anchors] == ["Evita", "Heat"]
     assert (found.latest, found.eras, found.dislikes, found.events) == (FULL.latest, FULL.eras, FULL.dislikes, 40)
     assert apply(FULL, [edit("forget", "1950s", attribute="year")], known).eras == ()
+
+
+def test_how_far_one_looks_beyond_the_popular_may_be_forgotten_too(known: Known) -> None:
+    reach = trait("lesser-known", attribute="popularity", kind="reach")
+    whole = replace(FULL, reach=(reach,))
+    assert apply(whole, [edit("forget", "lesser-known", attribute="popularity")], known) == FULL
+    assert apply(whole, [edit("forget", "Horror")], known).reach == (reach,)
 
 
 def test_a_dislike_may_be_forgotten_without_asking_for_less(known: Known) -> None:

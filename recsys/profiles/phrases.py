@@ -119,6 +119,8 @@ class Phrases:
         said = self.names.get(value.casefold())
         if kind == "era":
             return said or _fill(self.words["decade"], {"start": value.removesuffix("s")})
+        if kind == "reach":
+            return said or facet_name(attribute, value, kind)
         owner = self.names.get(attribute.casefold()) or attribute_name(attribute)
         if kind in MEASURES:
             return _fill(self.words["measure"], {"name": f"{owner} {said or value}"})

@@ -16,12 +16,18 @@ MAX_WORDS = 100
 _STRONG = 2.0
 
 
-def profile(evidence: Evidence, phrases: Phrases, company: Sentence | None = None) -> tuple[str, list[str]]:
+def profile(
+    evidence: Evidence, phrases: Phrases, company: Sentence | None = None, *, partial: bool = False
+) -> tuple[str, list[str]]:
     """The profile's text (about 20 to 100 words, second person) and its claims.
 
     company : what is said of people like this one, or of everybody; for who has chosen too little to be described
+    partial : there is more that could be said, and the user does not want it counted; so it is not said that there is
+        nothing else
     """
     told = sentences(evidence, phrases, company)
+    if partial:
+        told = [_modest(s, evidence, phrases) for s in told if s.kind != "titles-only"]
     return " ".join(s.text for s in told), [claim for s in told for claim in s.claims]
 
 
@@ -40,6 +46,13 @@ def claim(kind: str, trait: Trait) -> str:
 
 def _field(text: object) -> str:
     return one_line(str(text).replace("|", "/"), 80)
+
+
+def _modest(sentence: Sentence, e: Evidence, phrases: Phrases) -> Sentence:
+    """What is common, without the claim that nothing sets the user apart."""
+    if sentence.kind != "average":
+        return sentence
+    return phrases.say("common", sentence.claims, names=_names(e.common, phrases))
 
 
 def _tell(e: Evidence, phrases: Phrases, company: list[Sentence]) -> list[Sentence]:
