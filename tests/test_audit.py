@@ -202,6 +202,7 @@ def test_the_figures_are_there_and_written_whole(found: Audit, tmp_path: Path) -
     figures = json.loads(files[0].read_text("utf-8"))
     assert figures["claim_precision"] == 1.0
     assert figures["raw_lm_failure_rate"] is None
+    assert figures["raw_lm_failure_why_null"].startswith("no model wrote")
     assert figures["planted_caught"] >= 0.9
     assert figures["steer_rate"] >= 0.9
     assert 0 <= figures["skipped_regenerations"] <= 1
@@ -211,7 +212,7 @@ def test_the_figures_are_there_and_written_whole(found: Audit, tmp_path: Path) -
         low, high = figures["usefulness"][kind]["ci95"]
         assert low <= figures["usefulness"][kind]["recall@100"] <= high
     page = files[1].read_text("utf-8")
-    assert page.count('class="profile"') == 20
+    assert page.count('class="user"') == 20
     assert "http:" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     assert "<script" not in page
 
@@ -244,6 +245,7 @@ def test_a_model_that_says_what_is_false_is_counted_and_not_shown(bundle: Bundle
     figures = found.as_dict()
     assert figures["users"] == 10
     assert figures["raw_lm_failure_rate"] > 0
+    assert figures["raw_lm_failure_why_null"] is None
     assert figures["claim_precision"] == 1.0
     assert figures["tokens"]["prompt"] > 0
     assert not any("9999" in sample.text for sample in found.samples)
