@@ -52,12 +52,13 @@ def found(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Audit:
     return audit(bundle, settings, users=60, edits=20, lies=30, encoder=WordEncoder(), progress=False)
 
 
-def test_a_cut_holds_the_second_halves_of_the_sampled_and_nothing_else(world: Any, cut: Cut) -> None:
+def test_a_cut_holds_back_everybodys_second_half_and_asks_about_the_sampled(world: Any, cut: Cut) -> None:
     users = cut.queries.frame["user_id"]
     assert len(users) == 120 == users.n_unique()
     before, whole = (dict(log.frame.group_by("user_id").len().iter_rows()) for log in (cut.before, world.log))
-    assert all(before[user] == -(-whole[user] // 2) for user in users)
-    assert all(before[user] == whole[user] for user in whole if user not in set(users))
+    assert set(whole) > set(users)
+    assert all(before[user] == (-(-n // 2) if n >= 4 else n) for user, n in whole.items())
+    assert cut.before.frame.equals(Cut.of(world.log, 7, 1).before.frame)  # whoever is sampled
     last = dict(world.log.frame.group_by("user_id").agg(pl.col("item_id").last()).iter_rows())
     for row, after in zip(cut.queries.frame.iter_rows(named=True), cut.after, strict=True):
         assert not set(after) & set(row["history"])
@@ -81,6 +82,24 @@ def test_recall_is_the_share_of_what_was_held_out_and_met_items_take_no_place(re
     assert retrieval.recall(oracle + 2 * met).tolist() == [1.0] * n
     chance = retrieval.recall(np.random.default_rng(0).random((n, items)).astype(np.float32)).mean()
     assert chance == pytest.approx(min(1, DEPTH / items), rel=0.15)
+
+
+def test_texts_are_compared_without_what_all_items_share(retrieval: Retrieval, world: Any) -> None:
+    """The text that is the mean of the catalog is like nothing; each item's own text is likest to that item."""
+    titles = world.catalog.frame.sort("item_id")["text"].to_list()
+    scores = retrieval.by_text(titles)
+    order = retrieval.vocab.encode(world.catalog.frame.sort("item_id")["item_id"])
+    assert (scores[np.arange(len(titles)), order] >= scores.max(axis=1) - 1e-5).mean() > 0.95
+    mean = replace(retrieval, encoder=Mean(retrieval.shared))  # type: ignore[arg-type]  # says one vector of everything
+    assert np.abs(mean.by_text(["anything"])).max() < 1e-6
+
+
+class Mean:
+    def __init__(self, vector: Any) -> None:
+        self.vector = vector
+
+    def embed(self, texts: Any) -> Any:
+        return np.stack([self.vector for _ in texts])
 
 
 def test_an_item_that_the_catalog_lacks_cannot_be_found(cut: Cut, world: Any) -> None:
@@ -183,6 +202,7 @@ def test_the_figures_are_there_and_written_whole(found: Audit, tmp_path: Path) -
     figures = json.loads(files[0].read_text("utf-8"))
     assert figures["claim_precision"] == 1.0
     assert figures["raw_lm_failure_rate"] is None
+    assert figures["raw_lm_failure_why_null"].startswith("no model wrote")
     assert figures["planted_caught"] >= 0.9
     assert figures["steer_rate"] >= 0.9
     assert 0 <= figures["skipped_regenerations"] <= 1
@@ -192,7 +212,7 @@ def test_the_figures_are_there_and_written_whole(found: Audit, tmp_path: Path) -
         low, high = figures["usefulness"][kind]["ci95"]
         assert low <= figures["usefulness"][kind]["recall@100"] <= high
     page = files[1].read_text("utf-8")
-    assert page.count('class="profile"') == 20
+    assert page.count('class="user"') == 20
     assert "http:" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     assert "<script" not in page
 
@@ -225,6 +245,7 @@ def test_a_model_that_says_what_is_false_is_counted_and_not_shown(bundle: Bundle
     figures = found.as_dict()
     assert figures["users"] == 10
     assert figures["raw_lm_failure_rate"] > 0
+    assert figures["raw_lm_failure_why_null"] is None
     assert figures["claim_precision"] == 1.0
     assert figures["tokens"]["prompt"] > 0
     assert not any("9999" in sample.text for sample in found.samples)

@@ -10,7 +10,7 @@ from recsys.audit.freshness import Freshness
 from recsys.audit.run import Audit, Sample
 from recsys.audit.usefulness import Usefulness
 from recsys.data.files import atomic_file
-from recsys.report.svg import ACCENT, SERIES, Plot, figure, to_svg
+from recsys.report.svg import ACCENT, GRID, INK, SERIES, SOFT, Plot, figure, to_svg
 
 QUERIES: Mapping[str, str] = {
     "profile": "the profile",
@@ -28,6 +28,12 @@ LIES: Mapping[str, str] = {
     "strength": "a wrong comparison",
     "shift": "a turn that there was not",
     "all": "all",
+}
+
+LEVELS: Mapping[str, str] = {
+    "user": "the user's own choices",
+    "persona": "what people like the user like",
+    "global": "what everybody likes",
 }
 
 
@@ -57,10 +63,31 @@ def render(found: Audit) -> str:
         found=found,
         figures=found.as_dict(),
         css=(resources.files("recsys.report") / "templates" / "report.css").read_text("utf-8"),
+        headlines=_headlines(found),
         plots=[_useful(found.usefulness), _fresh(found.freshness, found.refresh)],
         queries=QUERIES,
         lies=LIES,
+        levels=LEVELS,
     )
+
+
+def _headlines(found: Audit) -> list[tuple[str, str]]:
+    """What is to be seen first: a figure, and what it is."""
+    told, useful, kept = found.truth, found.usefulness, found.freshness.at(found.refresh)
+    steered = None if isinstance(found.steering, str) else found.steering.rate
+    rows = [
+        (_share(told.precision), "of the claims are borne out"),
+        (_share(None if told.caught is None else told.caught["all"]), f"of {told.lies} planted lies are caught"),
+        (
+            f"{useful.recall['profile'][0]:.3f}",
+            f"recall@100 of the profile; {useful.recall['stranger'][0]:.3f} of a stranger's",
+        ),
+        (_share(kept.skipped), "of the regenerations are skipped"),
+        (_share(steered), "of the edits steer"),
+    ]
+    if found.written is not None:
+        rows.insert(1, (_share(found.written.false_texts), "of the model's own texts were false before repair"))
+    return rows
 
 
 def _share(value: float | None) -> str:
@@ -89,7 +116,7 @@ def _useful(found: Usefulness) -> Plot:
     with figure(2.7) as (drawn, axis):
         colours = [ACCENT if name == "profile" else SERIES[1] for name in names]
         axis.barh(range(len(names)), means, color=colours, height=0.62)
-        axis.errorbar(means, range(len(names)), xerr=spread, fmt="none", ecolor="#010203", capsize=2.5, elinewidth=1.2)
+        axis.errorbar(means, range(len(names)), xerr=spread, fmt="none", ecolor=INK, capsize=2.5, elinewidth=1.2)
         axis.set_yticks(range(len(names)), [QUERIES[name] for name in names])
         axis.invert_yaxis()
         axis.set_xlim(left=0)
@@ -109,17 +136,18 @@ def _fresh(found: Freshness, refresh: float) -> Plot:
         change = [k.change.delta for k in kept]
         low = [max(0.0, k.change.delta - k.change.ci95[0]) for k in kept]
         high = [max(0.0, k.change.ci95[1] - k.change.delta) for k in kept]
-        axis.axhline(0, color="#010205", linewidth=1)
+        axis.axhline(0, color=GRID, linewidth=1)
         axis.errorbar(skipped, change, yerr=[low, high], fmt="o-", color=SERIES[1], capsize=2.5, elinewidth=1.2)
-        for place, k in enumerate(kept):
-            near = k is found.at(refresh)
-            label = "never" if k.threshold > 1 else f"{k.threshold:g}"
+        for k in kept:
             axis.annotate(
-                f"{label} (this bundle)" if near else label,
-                (k.skipped, k.change.delta),
+                "never" if k.threshold > 1 else f"{k.threshold:g}",
+                (k.skipped, 1),
+                xycoords=("data", "axes fraction"),
                 textcoords="offset points",
-                xytext=(4, 7 if place % 2 else -14),  # neighbours lie close together
-                color=ACCENT if near else "#010204",
+                xytext=(-2, 3),
+                rotation=55,  # neighbours lie close together
+                color=ACCENT if k is found.at(refresh) else SOFT,
+                fontweight="bold" if k is found.at(refresh) else "normal",
             )
         axis.set_xlabel("share of regenerations that are skipped")
         axis.set_ylabel("change of recall@100")
@@ -127,8 +155,8 @@ def _fresh(found: Freshness, refresh: float) -> Plot:
         axis.grid(axis="y")
         svg = to_svg(drawn, "fresh", title, alt)
     caption = (
-        f"{found.users:,} users' histories told in {found.steps} steps; each point is a threshold of how far the "
-        "evidence may move before a text is written anew. Against always writing anew, paired by user; bars are 95% "
-        "intervals."
+        f"{found.users:,} users' histories told in {found.steps} steps; each point is a threshold (above it, bold "
+        "for this bundle) of how far the evidence may move before a text is written anew. Against always doing so, "
+        "paired by user; bars are 95% intervals."
     )
     return Plot("fresh", title, caption, alt, svg)

@@ -1,8 +1,9 @@
 """Does a profile, with no history beside it, find what its user goes on to choose?
 
-A sampled user's history is cut in the middle. The profile is written as of the cut, by parts that were fitted without
-what those users chose afterwards, and is the query of a retrieval by text embeddings over the catalog. What it finds is
-compared with what other queries find: the text that a template writes, titles, another user's profile, popularity.
+Everybody's history is cut in the middle. A sampled user's profile is written as of the cut, by parts that were fitted
+without what anybody chose afterwards, and is the query of a retrieval by text embeddings over the catalog. Texts are
+compared without what all of them share, as by the source `content`. What a profile finds is compared with what other
+queries find: the text that a template writes, titles, another user's profile, popularity.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import polars as pl
 from recsys.data.vocab import Vocab
 from recsys.errors import SpecError
 from recsys.metrics import Paired, mean_interval, paired
-from recsys.networks.items import item_vectors
+from recsys.networks.items import centred, item_vectors
 from recsys.protocols import TextEncoder
 from recsys.tables import Catalog, Id, InteractionLog, Queries, query_histories
 
@@ -30,9 +31,11 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Cut:
-    """Some users' histories, cut: what was before, of everybody, and what these chose after.
+    """Histories, cut: what was before, of everybody, and what some sampled users chose after.
 
-    before : the log without what is held out; queries : one for each sampled user, at the cut, in order
+    before : the first part of each history, so that no figure depends on how many are sampled; the whole of those with
+        fewer than `FEWEST` events
+    queries : one for each sampled user, at the cut, in order
     after  : for each query the items held out, none of them met before
     """
 
@@ -48,16 +51,15 @@ class Cut:
         if len(able) < 2:
             raise SpecError(f"profiles cannot be weighed: {len(able)} users have {FEWEST} events or more, 2 are needed")
         chosen = able.sample(min(users, len(able)), seed=seed, shuffle=True)["user_id"].sort()
-        place = pl.int_range(pl.len()).over("user_id")
-        size = pl.len().over("user_id")
-        rows = log.frame.with_columns(
-            late=pl.col("user_id").is_in(chosen.implode()) & (place >= (size * share).ceil().clip(1, size - 1))
-        )
+        place, size = pl.int_range(pl.len()).over("user_id"), pl.len().over("user_id")
+        late = (size >= FEWEST) & (place >= (size * share).ceil().clip(upper_bound=size - 1))
+        rows = log.frame.with_columns(late=late)
         before = InteractionLog(rows.filter(~pl.col("late")).drop("late"))
         histories = query_histories(before).frame
         own = chosen.to_frame().join(histories, on="user_id", how="left", maintain_order="left")
         queries = Queries(own.select(Queries.held(own)))
-        later = rows.filter(pl.col("late")).group_by("user_id", maintain_order=True).agg(pl.col("item_id").unique())
+        late_rows = rows.filter(pl.col("late") & pl.col("user_id").is_in(chosen.implode()))
+        later = late_rows.group_by("user_id", maintain_order=True).agg(pl.col("item_id").unique())
         found = dict(later.select("user_id", "item_id").iter_rows())
         met = dict(own.select("user_id", "history").iter_rows())
         return cls(before, queries, [[i for i in found[user] if i not in set(met[user])] for user in chosen])
@@ -83,12 +85,14 @@ class Remembered:
 class Retrieval:
     """What is asked of a catalog by text.
 
-    vectors : (items, dim) unit vectors of the items' texts, in the order of `vocab`; titles : by item
+    vectors : (items, dim) unit vectors of what sets the items' texts apart from their mean, in the order of `vocab`
+    shared  : (dim,) that mean; titles : by item
     """
 
     cut: Cut
     vocab: Vocab
     vectors: Floats
+    shared: Floats
     titles: Mapping[Id, str]
     encoder: Remembered
 
@@ -97,11 +101,12 @@ class Retrieval:
         """Over a catalog with text vectors."""
         vocab = Vocab.of_items(catalog)
         titles = dict(catalog.frame.select("item_id", "title").iter_rows())
-        return cls(cut, vocab, item_vectors(catalog, vocab), titles, encoder)
+        vectors = item_vectors(catalog, vocab)
+        return cls(cut, vocab, centred(vectors), vectors.mean(axis=0), titles, encoder)
 
     def by_text(self, texts: Sequence[str]) -> Floats:
         """(queries, items) likeness of the texts."""
-        return np.asarray(self.encoder.embed(texts) @ self.vectors.T, dtype=np.float32)
+        return np.asarray((self.encoder.embed(texts) - self.shared) @ self.vectors.T, dtype=np.float32)
 
     def by_history(self) -> Floats:
         """(queries, items) likeness of the mean of the histories' item vectors."""

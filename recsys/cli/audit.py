@@ -20,10 +20,14 @@ def audit(
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="how it writes: choose, phrase or write")] = None,
     seed: Annotated[int, typer.Option(help="of the draws")] = 0,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="write into a folder that holds something already")
+    ] = False,
 ) -> None:
     """Measure whether profiles are true, useful, fresh and steerable, and show twenty beside their evidence.
 
-    Nothing of the bundle changes.
+    Nothing of the bundle changes, and users' edits are left out. The page shows twenty users: it is as private as the
+    log.
     """
     from rich.console import Console
     from rich.table import Table
@@ -31,6 +35,7 @@ def audit(
     from recsys.audit import audit as run
     from recsys.audit import write_audit
     from recsys.bundle import stored_spec
+    from recsys.data.files import refuse_taken
     from recsys.errors import SpecError
     from recsys.lm import LMConfig, load_lm
     from recsys.registry import open_bundle
@@ -40,6 +45,7 @@ def audit(
         raise SpecError(f"--prompt: must be choose, phrase or write, not '{prompt}'")
     if (lm or prompt) and not lm_users:
         raise SpecError("--lm and --prompt go with --lm-users: for how many users the model is to write")
+    refuse_taken(out, replace=replace)
     settings = load_settings()
     opened = open_bundle(bundle, settings)
     model = None
