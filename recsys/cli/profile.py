@@ -137,7 +137,7 @@ def diff(
 ) -> None:
     """Say in words what changed in a profile between two that were kept, or since the last other one that was.
 
-    Where none was kept, the user's profile halfway through the history is compared with now.
+    Where none was kept, the profile is worked out as it was at --from, or halfway through the history.
     """
     from rich.console import Console
 
@@ -148,16 +148,14 @@ def diff(
     profiles, queries = _profiles(opened), opened.queries([user])
     (now,) = profiles.versions(queries)
     kept = store.versions(queries.frame["user_id"][0])
-    if kept and since is None:
+    if kept:
         others = [version for version in kept if version.claims != now.claims]
-        old = (others or kept)[-1]
+        old = (others or kept)[-1] if since is None else _as_of(kept, since)
+        new = now if until is None else _as_of(kept, until)
     else:
-        old = _as_of(kept, since) if kept or since is not None else _halfway(profiles, queries)
-    new = now if until is None else _as_of(kept, until)
-    if not kept:
-        print(
-            "note: no profile was kept (recsys profile save); compared is halfway through the history", file=sys.stderr
-        )
+        old, new = _earlier(profiles, queries, since), now if until is None else _earlier(profiles, queries, until)
+        how = "halfway through the history" if since is None else f"as of {since}, worked out from the history"
+        print(f"note: no profile was kept (recsys profile save); compared is the one {how}", file=sys.stderr)
     titles = {str(item): title for item, title in opened.catalog.frame.select("item_id", "title").iter_rows()}
     noun = "rating" if '"rated":true' in new.evidence else "choice"
     lines = compare(claims_of_version(old), claims_of_version(new), titles=titles, noun=noun)
@@ -206,6 +204,10 @@ def _edit(kind: str, text: str, profiles: "EvidenceProfiles", standing: "tuple[E
         said = [edit for edit in standing if edit.action == "say" and edit.text.casefold() == words.casefold()]
         if said:
             return Edit(at, "withdraw", text=said[0].text)
+        # By the names that it was changed under, too: the catalog may have lost the value since.
+        named = [edit for edit in standing if edit.value and _is_named(edit, text)]
+        if len(named) == 1:
+            return Edit(at, "withdraw", *named[0].of)
         there = "; ".join(explain(edit, profiles.listener) for edit in standing) or "nothing"
         if not any(edit.value for edit in standing):
             raise SpecError(f"--withdraw: '{text}' was not said; the user changed: {there}")
@@ -219,6 +221,14 @@ def _edit(kind: str, text: str, profiles: "EvidenceProfiles", standing: "tuple[E
     return Edit(at, "pin" if kind == "pin" else "forget", *value)
 
 
+def _is_named(edit: "Edit", text: str) -> bool:
+    """Whether "attribute=value", or the value alone, is what the edit is about; in any case."""
+    attribute, equals, value = (part.strip().casefold() for part in text.partition("="))
+    if not equals:
+        return attribute == edit.value.casefold()
+    return (attribute, value) == (edit.attribute.casefold(), edit.value.casefold())
+
+
 def _as_of(kept: "list[Version]", moment: int | None) -> "Version":
     """The youngest that is no younger than the moment. Errors: `SpecError` where there is none."""
     from recsys.errors import SpecError
@@ -230,16 +240,19 @@ def _as_of(kept: "list[Version]", moment: int | None) -> "Version":
     return fit[-1]
 
 
-def _halfway(profiles: "EvidenceProfiles", queries: "Queries") -> "Version":
+def _earlier(profiles: "EvidenceProfiles", queries: "Queries", at: int | None) -> "Version":
+    """The profile of a query as it was at a moment; halfway through the history where none is named."""
     import polars as pl
 
     from recsys.tables import Queries
 
-    half = pl.col("history").list.len() // 2
-    times = [name for name in ("weights", "times") if name in queries.frame.columns]
-    cut = queries.frame.with_columns(pl.col("history", *times).list.head(half))
-    last = cut["times"].list.last().fill_null(0) if "times" in times else cut["at"]
-    return profiles.versions(Queries(cut.with_columns(last.alias("at"))))[0]
+    times = queries.frame["times"][0]
+    events = len(times) // 2 if at is None else int((times <= at).sum())
+    moment = at if at is not None else times[events - 1] if events else 0
+    cut = queries.frame.with_columns(
+        pl.col("history", "weights", "times").list.head(events), at=pl.lit(moment, dtype=pl.Int64)
+    )
+    return profiles.versions(Queries(cut))[0]
 
 
 def _moment(bundle: "Bundle", at: int) -> str:
