@@ -9,6 +9,7 @@ from typing import Any
 from recsys.audit.freshness import Freshness
 from recsys.audit.run import Audit, Sample
 from recsys.audit.usefulness import Usefulness
+from recsys.data.counted import counted
 from recsys.data.files import atomic_file
 from recsys.report.svg import ACCENT, GRID, INK, SERIES, SOFT, Plot, figure, to_svg
 
@@ -30,6 +31,8 @@ LIES: Mapping[str, str] = {
     "all": "all",
 }
 
+# What a lift is against, where it is not what others choose (`profiles.evidence`).
+AGAINST: Mapping[str, str] = {"recent": "as often as before", "dislikes": "the share in all choices"}
 LEVELS: Mapping[str, str] = {
     "user": "the user's own choices",
     "persona": "what people like the user like",
@@ -99,7 +102,10 @@ def _traits(sample: Sample) -> list[tuple[str, str]]:
     rows = []
     for part in ("tastes", "eras", "reach", "common", "recent", "dislikes"):
         if traits := getattr(sample.evidence, part):
-            rows.append((part, ", ".join(f"{t.value} ({t.lift:.1f} times the usual, {t.n} events)" for t in traits)))
+            against = AGAINST.get(part, "the usual")
+            rows.append(
+                (part, ", ".join(f"{t.value} ({t.lift:.1f} times {against}, {counted(t.n, 'event')})" for t in traits))
+            )
     for part in ("anchors", "latest"):
         if items := getattr(sample.evidence, part):
             rows.append((part, "; ".join(item.title for item in items)))
