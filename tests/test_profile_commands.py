@@ -238,8 +238,8 @@ def test_an_edit_that_makes_no_sense_costs_no_answer(
     assert "none of pin, forget, say, withdraw" in caplog.text
 
 
-def test_who_is_forgotten_is_in_no_file_and_in_no_later_training(
-    fitted: Path, recsys: Run, user: str, tmp_path: Path
+def test_who_is_forgotten_is_in_no_file_and_in_no_later_import_and_training(
+    fitted: Path, recsys: Run, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(fitted, bundle)
@@ -264,7 +264,17 @@ def test_who_is_forgotten_is_in_no_file_and_in_no_later_training(
     spec.write_text(
         'name = "p"\n[generator]\nkind = "popular"\n[lm]\nkind = "none"\n[reranker]\nkind = "identity"\n', "utf-8"
     )
-    recsys("fit", Path(__file__).parents[1] / "data" / "tiny", "--spec", spec, "--out", tmp_path / "again")
+    tiny = Path(__file__).parents[1] / "data" / "tiny"
+    whole, less = tmp_path / "whole", tmp_path / "less"
+    imported = recsys("data", "import", tiny, less).output
+    assert "note: 1 user left out: their erasure is recorded" in imported
+    monkeypatch.setenv("RECSYS_STATE_URI", f"sqlite:///{tmp_path}/other.db")
+    assert "left out" not in recsys("data", "import", tiny, whole).output
+    before, after = (pl.read_parquet(folder / "interactions.parquet") for folder in (whole, less))
+    assert after.equals(before.filter(pl.col("user_id") != key))
+    assert not (tmp_path / "other.db").exists()
+    monkeypatch.setenv("RECSYS_STATE_URI", f"sqlite:///{tmp_path}/state.db")
+    recsys("fit", tiny, "--spec", spec, "--out", tmp_path / "again")
     assert key not in load(tmp_path / "again", Settings()).log.frame["user_id"]
 
 
