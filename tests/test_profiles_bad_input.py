@@ -148,6 +148,29 @@ def test_what_is_sensitive_is_said_of_nobody() -> None:
     assert not strict.fits(said, own)
 
 
+def test_an_item_about_something_sensitive_is_not_named_whatever_its_title() -> None:
+    """A column that is sensitive by its name hides its values, and no item: each has one."""
+    fond = {"ill": [0, 4, 8, 12, 16, 20, 24, 28, 0, 4]}
+    base = catalog_of(titles=[f"Item {i}" for i in range(60)])
+    topics = pl.Series([[["Cancer memoir", "Comedy", "Western", "Drama"][i % 4]] for i in range(60)])
+    about = Catalog(base.frame.with_columns(topics=topics))
+    profiles, queries = fitted(about, fond)
+    found = dict(zip(queries.frame["user_id"], profiles.evidence(queries), strict=True))
+    hidden = set(range(0, 60, 4))
+    for e in found.values():
+        named = [*e.anchors, *e.latest]
+        traits = (*e.tastes, *e.eras, *e.reach, *e.common, *e.recent, *e.dislikes)
+        assert hidden.isdisjoint({item.item_id for item in named} | {i for t in traits for i in t.items})
+    assert found["ill"].anchors == ()
+    assert found["ill"].events == 10
+    valid(profiles.as_of(queries))
+    by_name = Catalog(base.frame.with_columns(religion=topics))
+    source, queries = fitted(by_name, fond)
+    assert "religion" not in source.as_of(queries).frame["claims"].list.join(" ").str.join(" ")[0]
+    plain = [e for e, user in zip(source.evidence(queries), queries.frame["user_id"], strict=True) if user == "u1"]
+    assert plain[0].anchors
+
+
 def test_two_items_of_one_title_are_named_once() -> None:
     profiles, queries = fitted(
         catalog_of(titles=["Money Talks", "Money Talks", "Heat"]), {"twice": [0, 1, 0, 1, 2, 0, 1]}
