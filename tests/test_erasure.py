@@ -196,7 +196,7 @@ def test_a_profile_is_found_as_it_was_after_each_edit(place: Place, line: Any) -
     told = []
     for n in range(1, len(steps) + 1):
         edited = recommender.profiles.with_edits(Edits.of(user, *steps[:n]))
-        told.append(edited.as_of(queries).frame["text"][0].replace('"', "'")[:100])
+        told.append(edited.as_of(queries).frame["text"][0].replace('"', "'")[:100].rstrip())
         place.store.edit(user, steps[n - 1])
     assert len(set(told)) == len(steps)
     lm.generate([prompt.render(About(profile=text)) for text in told])
