@@ -15,7 +15,8 @@ OUT ?= out/demo
 SPEC ?= pipelines/specs/demo.toml
 ARGS ?=
 # Processes that test side by side (0: none beside this one).
-WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+# Without what limits compute threads, which `nproc` heeds.
+WORKERS ?= $(shell env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || echo 2)
 
 .PHONY: help venv weights demo test lint bench clean
 

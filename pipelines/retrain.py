@@ -16,8 +16,10 @@ from recsys import bundle
 from recsys.data.datasets import dataset_path
 from recsys.data.ingest import read_dataset
 from recsys.data.split import SplitKind
+from recsys.erasure import without_erased
 from recsys.errors import RecsysError
 from recsys.evaluate import Evaluation, evaluate, write_results
+from recsys.profiles.versions import open_store
 from recsys.registry import MODEL, SETTING, Registry, setting_tag
 from recsys.report import stage_table, write_report
 from recsys.report.assemble import report_data
@@ -42,7 +44,7 @@ def retrain(
     settings, recipe = load_settings(), load_spec(spec)
     registry = Registry.of(settings)
     champion = registry.champion(model)  # asked first: a registry out of reach shows before hours of work
-    dataset = read_dataset(dataset_path(data, settings))
+    dataset = without_erased(read_dataset(dataset_path(data, settings)), open_store(settings.state_uri))
     options: dict[str, Any] = {"split": split, "core": k_core, "sample_users": sample_users, "seed": seed}
     log.info("evaluate: fit with test held out")
     found = evaluate(dataset, recipe, settings, **options)

@@ -4,7 +4,8 @@
 is there whole or not at all, so an interrupted run goes on where it stopped. `OUT/_run.json` says what the shards
 belong to (bundle, k, users, ...), and a run that differs in any of it refuses to mix. `OUT/_SUCCESS.json` appears last.
 Users whom the reranker failed have the candidates' order; they count as `not_reranked`, and a rerun tries them again.
-Requests in words belong to the run like its users: another request is another run. Of their text nothing is kept.
+Requests in words, and what users changed in their profiles, belong to the run like its users: others are another run.
+Of their text nothing is kept.
 Read the result with `pl.read_parquet("OUT/part-*.parquet")`.
 """
 
@@ -164,6 +165,7 @@ def run_batch(
         "shard_size": shard_size,
         # As a run that knows no requests, where there are none.
         "requests": _digest([requests.get(user, "") for user in users]) if requests else None,
+        "edits": _digest(bundle.recommender.edits.frame.rows()) if len(bundle.recommender.edits) else None,
     }
     _claim(out, run, restart=restart)
     deaf = heard.unread(bundle.recommender.reranker)

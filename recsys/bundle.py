@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,8 @@ from recsys.lm import load_encoder, load_lm
 from recsys.lm.recent import RecentEncoder
 from recsys.lm.weights import resolve
 from recsys.profiles import EvidenceProfiles
+from recsys.profiles.edits import Edits
+from recsys.profiles.versions import ProfileStore
 from recsys.protocols import LanguageModel
 from recsys.recommender import Recommender
 from recsys.rerank import Fallback, Identity, load_reranker
@@ -62,6 +64,20 @@ class Bundle:
     def now(self) -> int:
         """The moment just after the last event known: when a question without a moment of its own is asked."""
         return int(self.log.frame["ts"].max() or 0) + 1  # type: ignore[arg-type]  # ts is Int64
+
+    def heeding(self, store: ProfileStore, users: Sequence[Id] | None = None) -> "Bundle":
+        """The same bundle, which keeps to what some users of its log (all by default) changed in their profiles.
+
+        Whatever a change's stamp, it was made before now. Errors: `StorageError` where the store cannot be read;
+        `UnknownUserError` for an id that cannot be one of the log's.
+        """
+        dtype = self.log.frame["user_id"].dtype
+        who = self.log.frame["user_id"].unique() if users is None else _cast(users, dtype, "user_id", UnknownUserError)
+        edits = store.edits(who)
+        if not len(edits):
+            return self
+        known = Edits(edits.with_columns(pl.col("at").clip(upper_bound=self.now)))
+        return replace(self, recommender=self.recommender.with_edits(known))
 
     def queries(self, users: Sequence[Id] | None = None, requests: Sequence[str] | None = None) -> Queries:
         """One query per stored user (all by default), now, with the user's whole history; in the order given.

@@ -10,12 +10,27 @@ from recsys.candidates import counted_segments
 from recsys.errors import SpecError
 from recsys.profiles.edits import Edits, wishes
 from recsys.profiles.reasons import Reasons
+from recsys.profiles.source import EvidenceProfiles
 from recsys.profiles.steer import Strength, extend, steer
 from recsys.profiles.wishes import Wish, understand
 from recsys.protocols import CandidateGenerator, Policy, ProfileSource, Reranker
 from recsys.rerank.fallback import Identity
 from recsys.rerank.heard import wanted
 from recsys.tables import Candidates, Catalog, Id, Profiles, Queries, Slates
+
+
+def propose(generator: CandidateGenerator, queries: Queries, n: int, reach: int) -> Candidates:
+    """`n` candidates of each query, and of those that ask in words `reach` times as many: what is wanted may stand far
+    down in what the history makes likely."""
+    asks = queries.frame["request"].str.strip_chars() != ""
+    if reach == 1 or not asks.any():
+        return generator.generate(queries, n)
+    if asks.all():
+        return generator.generate(queries, reach * n)
+    parts = [
+        generator.generate(Queries(queries.frame.filter(some)), size) for some, size in ((asks, reach * n), (~asks, n))
+    ]
+    return Candidates(pl.concat([part.frame for part in parts]))
 
 
 def check_k(k: int, catalog: Catalog) -> None:
@@ -48,8 +63,11 @@ class Recommender:
         Errors: `SpecError` when k is below 1 or larger than the catalog.
         """
         check_k(k, self.catalog)
-        candidates = self.generator.generate(queries, max(self.depth, k))
-        return self.present(queries, self.rerank(queries, candidates), k)
+        return self.present(queries, self.rerank(queries, self.propose(queries, k)), k)
+
+    def propose(self, queries: Queries, k: int = 1) -> Candidates:
+        """The candidates: at least `k` of each query; more for who asks in words, where the reranker reads on."""
+        return propose(self.generator, queries, max(self.depth, k), getattr(self.reranker, "reach", 1))
 
     def rerank(self, queries: Queries, candidates: Candidates, profiles: Profiles | None = None) -> Candidates:
         """The same candidates in the reranker's order, profiles as of each query: `profiles` where they are at hand."""
@@ -95,8 +113,9 @@ class Recommender:
         return steer(extend(ranked, deeper), asked, self.reasons.known, self.strength)
 
     def with_edits(self, edits: Edits) -> "Recommender":
-        """The same line beside other edits."""
-        return replace(self, edits=edits)
+        """The same line beside other edits, of which its profiles tell, too."""
+        profiles = self.profiles.with_edits(edits) if isinstance(self.profiles, EvidenceProfiles) else self.profiles
+        return replace(self, edits=edits, profiles=profiles)
 
     @cached_property
     def segments(self) -> tuple[str, ...]:

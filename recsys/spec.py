@@ -28,7 +28,7 @@ from recsys.lm import EncoderConfig, LMConfig, load_encoder, load_lm, resolved
 from recsys.policy import TopConfig
 from recsys.profiles import ProfilesConfig, summarize
 from recsys.protocols import LanguageModel, Reranker, TextEncoder
-from recsys.recommender import Recommender
+from recsys.recommender import Recommender, propose
 from recsys.rerank import AnyRerankerConfig, Fallback, Identity, IdentityConfig, SequenceConfig, StudentConfig
 from recsys.rerank.train import School, train_sequence
 from recsys.settings import Settings
@@ -155,6 +155,7 @@ def fit(
     start: HeadStart | None = None
     reranker: Reranker = Identity()
     if not isinstance(spec.reranker, IdentityConfig):
+        reach = spec.reranker.reach
         with clock.step("fit candidates before tune"):
             early = fit_generator(spec.generator, training.before, catalog, seed=seed, settings=settings)
             start = HeadStart(early, training.tune)
@@ -162,7 +163,7 @@ def fit(
             early_profiles = spec.profiles.fit(training.before, catalog, rated=dataset.rated, seed=seed)
 
         def generate(queries: Queries) -> Candidates:
-            return Candidates(early.generate(queries, spec.depth).frame)
+            return Candidates(propose(early, queries, spec.depth, reach).frame)
 
         with clock.step("fit reranker on tune"):
             questions = training.tune.sample(3 * spec.reranker.tune_users, seed)
@@ -198,7 +199,7 @@ def fit(
             everybody = query_histories(training.known)
             asked = everybody.frame.sample(min(spec.profiles.lm_users, len(everybody)), seed=seed, shuffle=True)
             profiles, summary = summarize(profiles, Queries(asked), lm, spec.profiles.lm_users)
-        tuning["profiles"] = {"model": summary.model_id, "asked": summary.asked, "accepted": summary.accepted}
+        tuning["profiles"] = summary.as_dict()
     recommender = Recommender(
         catalog=catalog,
         generator=generator,

@@ -15,6 +15,7 @@ from recsys import bundle as bundles
 from recsys.bundle import Bundle
 from recsys.data.ingest import Dataset
 from recsys.errors import ModelError, UnknownItemError, UnknownUserError
+from recsys.profiles.edits import Edits
 from recsys.protocols import LanguageModel
 from recsys.rerank import Fallback, Fused
 from recsys.rerank.fusion import LinearFusion
@@ -37,6 +38,7 @@ class FakeRecommender:
     """Users whom the reranker fails: they get the candidates' order, as `Fallback` serves them."""
     asked: list[list[Id]] = field(default_factory=list)
     requests: list[list[str]] = field(default_factory=list)
+    edits: Edits = field(default_factory=Edits.none)
     fail_on: Id | None = None
     failure: BaseException | None = None
 
@@ -92,6 +94,9 @@ class FakeBundle:
     @property
     def name(self) -> str:
         return f"fake-{self.manifest['hash'][:12]}"
+
+    def heeding(self, store: object, users: list[Id] | None = None) -> "FakeBundle":
+        return self
 
     def queries(self, users: list[Id] | None = None, requests: list[str] | None = None) -> Queries:
         every = query_histories(self.log)

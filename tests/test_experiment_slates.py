@@ -64,6 +64,11 @@ def test_click_gain_is_ndcg_of_slates_with_a_click() -> None:
         assert found.estimates[name].value == pytest.approx(np.mean(gains))
 
 
+def test_a_slate_whose_rows_claim_one_place_has_a_gain_of_at_most_one() -> None:
+    first = shown().with_columns(rank=pl.lit(1), clicked=pl.lit(1))
+    assert only(first, NDCG3).estimates["A"].value == pytest.approx(1.0)
+
+
 def test_diversity_is_the_share_of_pairs_that_differ() -> None:
     frame = shown()
     found = only(frame, DIVERSE)

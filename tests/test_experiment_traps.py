@@ -136,6 +136,14 @@ def test_rows_that_one_variant_has_twice_are_pointed_out() -> None:
     assert not any("logged twice" in warning for warning in analyze(half(), frame.lazy()).warnings)
 
 
+def test_among_many_rows_those_of_some_units_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.experiment.validity.LOOKED_AT", 1000)
+    frame = units(4000)
+    doubled = pl.concat([frame, frame.filter(pl.col("variant") == "B")])
+    found = next(warning for warning in analyze(half(), doubled.lazy()).warnings if "logged twice" in warning)
+    assert "A 0.0%, B 50.0%" in found
+
+
 # Days.
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from doors import NO_OPINION, USERS, Ears, FakeRecommender, fake_bundle, listening, real_bundle
+from doors import NO_OPINION, OPINION, USERS, Ears, FakeRecommender, fake_bundle, listening, real_bundle
+from polars.testing import assert_frame_equal
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -18,8 +19,9 @@ from recsys.bundle import Bundle
 from recsys.cli import app
 from recsys.data.ingest import Dataset
 from recsys.errors import DataError, SpecError, StorageError
-from recsys.rerank import Identity
+from recsys.rerank import Fallback, Fused, Identity
 from recsys.serve.app import create_app
+from recsys.tables import Queries, query_histories
 
 WISH = "western please, no horror"
 
@@ -273,3 +275,22 @@ def test_the_batch_command_takes_a_file_of_requests(
     (tmp_path / "requests.csv").write_text("user_id,request\n3,war\n")
     refused = ran(monkeypatch, bundle, *options, "--requests", tmp_path / "requests.csv")
     assert "row 1, column 'user_id': user '3' is not among the users" in str(refused.exception)
+
+
+def test_who_asks_in_words_is_offered_more_candidates(tiny: Dataset, plain: Bundle) -> None:
+    """What is wanted may stand far down; whoever asks for nothing gets the same slate as ever."""
+    recommender = plain.recommender
+    queries = query_histories(tiny.log)
+    asking = pl.when(pl.int_range(pl.len()) % 2 == 0).then(pl.lit("no horror")).otherwise(pl.lit(""))
+    mixed = Queries(queries.frame.head(6).with_columns(request=asking))
+    judge = Fused(Ears(), 10, {"plain": OPINION, "request": OPINION}, {}, reach=2)  # type: ignore[arg-type]
+    line = replace(recommender, reranker=Fallback(judge), depth=10)
+    sizes = line.propose(mixed).frame.group_by("query_id").len()
+    by_query = dict(sizes.iter_rows())
+    ids = mixed.frame["query_id"].to_list()
+    assert [by_query[query] for query in ids] == [20, 10] * 3
+    ranked = line.rerank(mixed, line.propose(mixed)).frame
+    assert ranked.filter(pl.col("served_by") == "reranker").group_by("query_id").len()["len"].sum() == 90
+    alone = line.recommend(Queries(mixed.frame.filter(pl.col("request") == "")), 5).frame
+    both = line.recommend(mixed, 5).frame
+    assert_frame_equal(both.join(alone.select("query_id").unique(), on="query_id", how="semi"), alone)

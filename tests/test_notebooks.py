@@ -16,7 +16,7 @@ def code(path: Path) -> list[Any]:
 
 def test_there_are_notebooks() -> None:
     found = [path.name for path in NOTEBOOKS]
-    names = ["10_first_look", "20_candidates", "30_reranker", "40_ab_readout", "50_offpolicy"]
+    names = ["10_first_look", "20_candidates", "30_profiles", "30_reranker", "40_ab_readout", "50_offpolicy"]
     assert found == [f"{name}.ipynb" for name in names]
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -302,14 +301,3 @@ def test_the_worlds_tastes_are_found(known_world: Any) -> None:
             hits.append(tastes[0] in best)
     assert len(hits) > 100
     assert sum(hits) / len(hits) > 0.8
-
-
-def test_every_user_of_ml_1m_is_described_within_a_minute(real_data: Any) -> None:
-    from recsys.data.ingest import read_dataset
-
-    data = read_dataset(real_data("ml-1m"))
-    known = known_of(data.catalog, data.log, 4.0, 2.0)
-    queries = query_histories(data.log)
-    start = time.perf_counter()
-    assert len(collect(queries, known, BOUNDS)) == 6040
-    assert time.perf_counter() - start < 60

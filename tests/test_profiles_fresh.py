@@ -144,3 +144,23 @@ def test_what_is_saved_goes_on_where_it_was_left(world: Any, known: Known, tmp_p
 def test_evidence_is_read_back_from_its_json(whole: dict[Any, Evidence]) -> None:
     for evidence in whole.values():
         assert Evidence.read(evidence.json) == evidence
+
+
+def test_who_is_taken_out_leaves_nothing_behind(world: Any, known: Known, tmp_path: Path) -> None:
+    """What is left is what there would be without them, and goes on so."""
+    before, after = parts(world.log, 2)
+    gone = before.frame["user_id"].unique().sort().gather_every(3)
+
+    def others(log: InteractionLog) -> InteractionLog:
+        return InteractionLog(log.frame.filter(~pl.col("user_id").is_in(gone.implode())))
+
+    left = Living.of(before, known, BOUNDS, write).without(gone.to_list())
+    never = Living.of(others(before), known, BOUNDS, write)
+    assert left.users.to_list() == never.users.to_list()
+    assert (left.evidence, left.told, left.texts) == (never.evidence, never.told, never.texts)
+    one, two = (living.update(others(after), known, BOUNDS, write, refresh=0.0)[0] for living in (left, never))
+    assert one.evidence == two.evidence
+    left.save(tmp_path / "left")
+    for file in (tmp_path / "left").glob("*.parquet"):
+        frame = pl.read_parquet(file)
+        assert "user_id" not in frame.columns or not frame["user_id"].is_in(gone.implode()).any()

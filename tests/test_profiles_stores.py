@@ -11,9 +11,10 @@ from sqlalchemy.schema import CreateTable
 
 from recsys.errors import DataError, SpecError
 from recsys.profiles import sqlstore
+from recsys.profiles.edits import Edit
 from recsys.profiles.parquetstore import ParquetStore
 from recsys.profiles.sqlstore import SqlStore
-from recsys.profiles.versions import Edit, Version, open_store
+from recsys.profiles.versions import Version, open_store
 from recsys.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -51,14 +52,15 @@ def test_a_password_is_never_shown(uri: str) -> None:
     assert "hunter2" not in repr(Settings(state_uri=uri))
 
 
-def test_what_one_store_could_not_keep_none_takes() -> None:
+def test_what_one_store_could_not_keep_none_takes(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
     for bad in ("a\0b", "\ud800"):
         with pytest.raises(DataError, match="no store keeps"):
             Version("u", 1, bad)
         with pytest.raises(DataError, match="no store keeps"):
             Version("u", 1, "text", ["fine", bad])
         with pytest.raises(DataError, match="no store keeps"):
-            Edit("u", 1, "say", text=bad)
+            store.edit("u", Edit(1, "say", text=bad))
     with pytest.raises(DataError, match="as_of is beyond 64 bits"):
         Version("u", 2**63, "text")
     wrong: Any
@@ -66,8 +68,8 @@ def test_what_one_store_could_not_keep_none_takes() -> None:
         with pytest.raises(DataError, match="user_id is"):
             Version(wrong, 1, "text")
     wrong = "erase"
-    with pytest.raises(DataError, match="action 'erase' is none of pin, forget, say, withdraw"):
-        Edit("u", 1, wrong)
+    with pytest.raises(DataError, match="column 'action' is none of pin, forget, say, withdraw"):
+        store.edit("u", Edit(1, wrong))
     with pytest.raises(DataError, match="level 'erase' is none of"):
         Version("u", 1, "text", level=wrong)
 

@@ -11,8 +11,9 @@ import pytest
 
 from recsys.errors import DataError, StorageError
 from recsys.profiles import sqlstore
+from recsys.profiles.edits import Edit
 from recsys.profiles.parquetstore import ParquetStore
-from recsys.profiles.versions import Edit, ProfileStore, Version, open_store
+from recsys.profiles.versions import ProfileStore, Version, open_store
 
 
 def version(user: Any, as_of: int, text: str = "", **more: Any) -> Version:
@@ -89,8 +90,8 @@ class StoreContract:
 
     def test_ids_keep_their_type(self, store: ProfileStore) -> None:
         store.put([version(17, 1, "a number"), version("17", 1, "a text"), version("str:17", 1, "a trap")])
-        store.edit(Edit(17, 1, "say", text="a number"))
-        store.edit(Edit("17", 1, "say", text="a text"))
+        store.edit(17, Edit(1, "say", text="a number"))
+        store.edit("17", Edit(1, "say", text="a text"))
         assert [v.text for v in store.versions(17)] == ["a number"]
         assert store.versions("17")[0].user_id == "17"
         assert store.as_of([17], 1).schema["user_id"] == pl.Int64
@@ -104,13 +105,14 @@ class StoreContract:
 
     def test_edits_come_oldest_first_up_to_a_moment(self, store: ProfileStore) -> None:
         edits = [
-            Edit(2, 20, "pin", "genres", "War"),
-            Edit(1, 10, "say", text="no gore"),
-            Edit(2, 20, "forget", "g", "War"),
+            (2, Edit(20, "pin", "genres", "War")),
+            (1, Edit(10, "say", text="no gore")),
+            (2, Edit(20, "forget", "g", "War")),
+            (2, Edit(20, "pin", "genres", "War")),
+            (2, Edit(30, "withdraw", "genres", "War")),
         ]
-        edits += [Edit(2, 20, "pin", "genres", "War"), Edit(2, 30, "withdraw", "genres", "War")]
-        for edit in edits:
-            store.edit(edit)
+        for user, edit in edits:
+            store.edit(user, edit)
         assert store.edits()["action"].to_list() == ["say", "pin", "forget", "pin", "withdraw"]
         assert store.edits([2], at=20)["action"].to_list() == ["pin", "forget", "pin"], (
             "each counts, also a repeated one"
@@ -118,11 +120,16 @@ class StoreContract:
         assert store.edits([1]).rows() == [(1, 10, "say", "", "", "no gore")]
         assert len(store.edits([3])) == len(store.edits([])) == len(store.edits(at=9)) == 0
 
+    def test_of_what_was_said_contact_details_are_not_kept(self, store: ProfileStore, tmp_path: Path) -> None:
+        store.edit(1, Edit(1, "say", text="no gore, write to me@example.org"))
+        assert store.edits([1])["text"].to_list() == ["no gore, write to [e-mail]"]
+        assert b"example.org" not in every_byte(tmp_path)
+
     def test_a_forgotten_user_is_in_no_byte_and_the_others_stay(self, store: ProfileStore, tmp_path: Path) -> None:
         for at in range(20):
             both = [version(user, at, f"{user} adores zeppelins {at} " * 40) for user in ("walrus", "otter")]
             store.put([*both, version("walrus", 100 + at, "only the walrus and zeppelins")])
-            store.edit(Edit("walrus", at, "say", text="more brimstone please"))
+            store.edit("walrus", Edit(at, "say", text="more brimstone please"))
         assert b"brimstone" in every_byte(tmp_path)
         assert store.forget(["walrus", "nobody"]) == 60
         left = every_byte(tmp_path)
@@ -144,7 +151,7 @@ class StoreContract:
     def test_threads_may_write_at_once(self, store: ProfileStore) -> None:
         def write(n: int) -> None:
             store.put([version(n % 4, n), version("shared", 1, str(n))])
-            store.edit(Edit(n % 4, n, "say", text=str(n)))
+            store.edit(n % 4, Edit(n, "say", text=str(n)))
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(write, range(40)))
@@ -164,7 +171,7 @@ class TestParquetStore(StoreContract):
     def test_many_writes_become_one_file(self, store: Any, tmp_path: Path) -> None:
         for at in (1, 2, 2):
             store.put([version("u", at), version("v", at)])
-            store.edit(Edit("u", at, "say", text="x"))
+            store.edit("u", Edit(at, "say", text="x"))
         before = store.versions("u"), store.as_of(["u", "v"], 1).rows(), store.edits().rows()
         store.compact()
         assert (store.versions("u"), store.as_of(["u", "v"], 1).rows(), store.edits().rows()) == before
@@ -173,7 +180,7 @@ class TestParquetStore(StoreContract):
     def test_an_interrupted_compaction_shows_nothing_twice(self, store: Any, monkeypatch: Any) -> None:
         for at in (1, 2):
             store.put([version("u", at)])
-            store.edit(Edit("u", at, "say", text="x"))
+            store.edit("u", Edit(at, "say", text="x"))
 
         def fail(path: Path, **_: object) -> None:
             raise PermissionError(13, "Permission denied")

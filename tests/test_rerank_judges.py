@@ -196,6 +196,7 @@ def test_only_what_the_conditions_name_is_told(case: Case) -> None:
 def test_a_persona_is_told_only_where_some_are_told_apart(tuning: Any, world_split: Any) -> None:
     questions, (_, candidates, profiles, catalog) = tuning
     config = PackedConfig(conditions=("persona",))
+    profiles = Profiles(profiles.frame.drop("persona"))
     with pytest.raises(SpecError, match=r"'persona' needs profiles\.personas to say how many to tell apart"):
         config.fit(questions, candidates, profiles, catalog, world_split.fit, HashLM(), seed=0)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from recsys.cli import ab, data, line, serve, weights
+from recsys.cli import ab, audit, data, forget, line, profile, serve, weights
 from recsys.errors import RecsysError
 
 app = typer.Typer(
@@ -21,12 +21,15 @@ app = typer.Typer(
 )
 app.add_typer(ab.app, name="ab")
 app.add_typer(data.app, name="data")
+profile.app.command()(audit.audit)
+app.add_typer(profile.app, name="profile")
 app.add_typer(weights.app, name="weights")
 app.command()(line.fit)
 app.command()(line.evaluate)
 app.command()(line.recommend)
 app.command()(serve.batch)
 app.command()(serve.serve)
+app.command()(forget.forget)
 
 
 @app.callback()

@@ -24,8 +24,10 @@ SHOWN = 10  # segments that are named
 def _dataset(data: str, settings: "Settings") -> "Dataset":
     from recsys.data.datasets import dataset_path
     from recsys.data.ingest import read_dataset
+    from recsys.erasure import without_erased
+    from recsys.profiles.versions import open_store
 
-    return read_dataset(dataset_path(data, settings))
+    return without_erased(read_dataset(dataset_path(data, settings)), open_store(settings.state_uri))
 
 
 def fit(
@@ -136,17 +138,20 @@ def recommend(
     import polars as pl
     from rich.console import Console
 
+    from recsys.profiles.versions import open_store
     from recsys.registry import open_bundle
     from recsys.rerank.heard import heard
     from recsys.settings import load_settings
 
     if user is not None and segment is not None:
         raise typer.BadParameter("goes without --user: the log knows its users' own", param_hint="--segment")
-    opened = open_bundle(bundle, load_settings())
+    settings = load_settings()
+    opened = open_bundle(bundle, settings)
     if user is None:
         queries = opened.adhoc([], segment=None if segment is None else segment.strip(), request=request)
     else:
         queries = opened.queries([user], [request])
+        opened = opened.heeding(open_store(settings.state_uri), [user])
     slates = opened.recommender.recommend(queries, k or min(10, len(opened.catalog)))
     profile = opened.recommender.profiles.as_of(queries).frame["text"][0]
     titles = opened.catalog.frame.select("item_id", "title")

@@ -35,11 +35,14 @@ def batch(
     """Write everybody's top k as Parquet. An interrupted run goes on when the same command is given again."""
     from recsys.batch import read_users, run_batch
     from recsys.data.requests import read_requests
+    from recsys.profiles.versions import open_store
     from recsys.registry import open_bundle
     from recsys.settings import load_settings
 
-    opened = open_bundle(bundle, load_settings())
+    settings = load_settings()
+    opened = open_bundle(bundle, settings)
     chosen = read_users(users, opened, skip_unknown=skip_unknown)
+    opened = opened.heeding(open_store(settings.state_uri), chosen.ids)
     asked = read_requests(requests, {str(user): user for user in chosen.ids}) if requests is not None else {}
     try:
         report = run_batch(
@@ -99,13 +102,18 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8000,
 ) -> None:
-    """Answer POST /v1/rank over HTTP, by the same recommender as batch. Ctrl-C ends it."""
+    """Answer POST /v1/rank over HTTP, by the same recommender as batch. Ctrl-C ends it.
+
+    What users change in their profiles meanwhile (recsys profile edit) counts from their next request on.
+    """
+    from recsys.profiles.versions import open_store
     from recsys.registry import open_bundle
     from recsys.serve.app import claim_port, create_app, run
     from recsys.settings import load_settings
 
+    settings = load_settings()
     with claim_port(host, port) as sock:
-        app = create_app(open_bundle(bundle, load_settings()))
+        app = create_app(open_bundle(bundle, settings), open_store(settings.state_uri))
         address = f"[{host}]" if ":" in host else host
         print(f"serving on http://{address}:{sock.getsockname()[1]} (API: /docs; Ctrl-C ends)", flush=True)
         if host not in ("127.0.0.1", "localhost", "::1"):

@@ -44,6 +44,7 @@ class ClickGain(_OfSlates):
     """NDCG@k with clicks as what is relevant, over slates with a click (Jarvelin and Kekalainen, TOIS 2002).
 
     column : clicks, more than zero for a click; slate : tells a unit's slates apart
+    A slate has at most 1, also where several of its rows claim one place.
     """
 
     kind: Literal["ndcg_at_k"] = "ndcg_at_k"
@@ -59,7 +60,7 @@ class ClickGain(_OfSlates):
         ideal = pl.col("clicks").replace_strict(list(range(1, self.k + 1)), best, default=None, return_dtype=pl.Float64)
         name, some = f"({self.column}, {self.rank}, {self.k}, {self.slate})", pl.col("clicks") > 0
         return (
-            self._total(f"gain{name}", (pl.col("gain") / ideal).sum(), by_slate),
+            self._total(f"gain{name}", (pl.col("gain") / ideal).clip(upper_bound=1).sum(), by_slate),
             self._total(f"clicked{name}", some.sum().cast(pl.Float64), by_slate),
         )
 

@@ -199,7 +199,7 @@ def _roomy(run: Callable[[int], T], title: str, config: Schedule, *, cut: bool) 
             if not out_of_memory(error):
                 raise
             if not cut or rows == 1:
-                advice = "halve `batch` and double `accumulate` in the recipe: steps as large in half the memory"
+                advice = "halve `batch` and double `accumulate` in the recipe, for the same steps in half the memory"
                 if rows == 1:
                     advice = "make the network smaller, or train where there is more memory (RECSYS_DEVICE)"
                 raise SpecError(f"{title}: out of memory in training with batches of {rows}: {advice}") from error

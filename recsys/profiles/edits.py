@@ -6,15 +6,17 @@ is kept apart from what was inferred: it is quoted first in the profile, and whe
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Literal, Self
 
 import polars as pl
 
 from recsys.data.requests import MAX_REQUEST
 from recsys.data.words import facet_name, join, one_line, quoted
-from recsys.errors import DataError
+from recsys.errors import DataError, SpecError
 from recsys.profiles.evidence import Evidence, Item, Trait
 from recsys.profiles.population import Known
+from recsys.profiles.privacy import Sensitive
 from recsys.profiles.template import Phrases, Sentence
 from recsys.profiles.wishes import Listener, Value, Wish, understand
 from recsys.tables import ID, Id, Queries, Table
@@ -106,15 +108,22 @@ class Edits(Table):
 
         Nothing younger than the query counts. Of several edits of one value the last one stands.
         """
-        if not len(self):
-            return {}
-        asked = queries.frame.select("query_id", user=pl.col("user_id").cast(pl.String), until="at").drop_nulls("user")
-        own = self.frame.with_columns(user=pl.col("user_id").cast(pl.String)).with_row_index("row")
-        rows = asked.join(own, on="user").filter(pl.col("at") <= pl.col("until")).sort("row")
         found: dict[Id, list[Edit]] = {}
-        for query, *fields in rows.select("query_id", *list(self.COLUMNS)[1:]).iter_rows():
+        for query, *fields in self._of(queries).select("query_id", *list(self.COLUMNS)[1:]).iter_rows():
             found.setdefault(query, []).append(Edit(*fields))
         return {query: left for query, edits in found.items() if (left := standing(edits))}
+
+    def last(self, queries: Queries) -> dict[Id, int]:
+        """By query_id, the time of its user's youngest edit at its moment, withdrawals and withdrawn ones included."""
+        return dict(self._of(queries).group_by("query_id").agg(pl.col("at").max()).iter_rows())
+
+    def _of(self, queries: Queries) -> pl.DataFrame:
+        """The rows that count for each query, with its `query_id`, in the table's order."""
+        if not len(self):
+            return self.frame.with_columns(queries.frame["query_id"].clear())
+        asked = queries.frame.select("query_id", user=pl.col("user_id").cast(pl.String), until="at").drop_nulls("user")
+        own = self.frame.with_columns(user=pl.col("user_id").cast(pl.String)).with_row_index("row")
+        return asked.join(own, on="user").filter(pl.col("at") <= pl.col("until")).sort("row")
 
 
 def standing(edits: Iterable[Edit]) -> tuple[Edit, ...]:
@@ -148,11 +157,11 @@ def wishes(edits: Sequence[Edit], known: Known | Listener) -> list[Wish]:
 def apply(evidence: Evidence, edits: Sequence[Edit], known: Known | Listener, *, pins: bool = True) -> Evidence:
     """The evidence as the user wants it counted.
 
-    What is forgotten, or refused in words, leaves tastes, decades, common and recent values and dislikes, and with it
-    go the anchors that carry it; the latest items stay, for they are what happened. What is pinned or wished for leaves
-    dislikes, and with `pins` it is the first of the tastes: with its lift and count where it is found in the evidence,
-    else with a lift of 1 and a count of 0. A profile's text takes `pins=False`, since "you keep coming back to" would
-    be untrue of it; `sentences` says that it was asked for.
+    What is forgotten, or refused in words, leaves tastes, decades, reach, common and recent values and dislikes, and
+    with it go the anchors that carry it; the latest items stay, for they are what happened. What is pinned or wished
+    for leaves dislikes, and with `pins` it is the first of the tastes: with its lift and count where it is found in the
+    evidence, else with a lift of 1 and a count of 0. A profile's text takes `pins=False`, since "you keep coming back
+    to" would be untrue of it; `sentences` says that it was asked for.
     """
     listener = Listener.of(known)
     asked = wishes(edits, listener)
@@ -173,6 +182,7 @@ def apply(evidence: Evidence, edits: Sequence[Edit], known: Known | Listener, *,
         evidence,
         tastes=tastes,
         eras=kept(evidence.eras, less),
+        reach=kept(evidence.reach, less),
         common=kept(evidence.common, less),
         recent=kept(evidence.recent, less),
         dislikes=kept(evidence.dislikes, undisliked),
@@ -189,7 +199,7 @@ def sentences(edits: Sequence[Edit], known: Known | Listener, phrases: Phrases) 
     told = []
     said = [edit for edit in edits if edit.action == "say"]
     if said:
-        words = join([quoted(edit.text, LONGEST_QUOTE) for edit in said[-QUOTED:]])
+        words = phrases.join([quoted(edit.text, LONGEST_QUOTE) for edit in said[-QUOTED:]])
         told.append(phrases.say("told", [f"said|{_field(edit.text, MAX_REQUEST)}" for edit in said], words=words))
     for kind, chosen in (
         ("pinned", [e for e in edits if e.action == "pin"]),
@@ -197,10 +207,35 @@ def sentences(edits: Sequence[Edit], known: Known | Listener, phrases: Phrases) 
         ("undisliked", [e for e in edits if e.action == "forget" and e.text == NO_DISLIKE]),
     ):
         if chosen:
-            names = join([facet_name(e.attribute, one_line(e.value, 40), kinds.get(e.of, "value")) for e in chosen])
+            names = phrases.join([phrases.facet(e.attribute, e.value, kinds.get(e.of, "value")) for e in chosen])
             claims = [f"{kind}|{_field(e.attribute)}|{_field(e.value)}" for e in chosen]
             told.append(phrases.say(kind, claims, names=names))
     return told
+
+
+def value_of(text: str, known: Known | Listener, sensitive: Sensitive) -> Value:
+    """The value that somebody names: "genres=Horror", or "horror" where only one attribute has it; in any case.
+
+    Errors: `SpecError` for one that the catalog does not tell apart, with what is near; for one that several attributes
+    have; for one of which nothing is said of anybody.
+    """
+    listener = Listener.of(known)
+    attribute, equals, name = (part.strip() for part in text.partition("="))
+    if equals:
+        wanted = attribute.casefold(), name.casefold()
+        found = [value for value in listener.kinds if (value.attribute.casefold(), value.value.casefold()) == wanted]
+    else:
+        found = list(listener.named(text))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise SpecError(f"'{text}' may be any of {', '.join(f'{v.attribute}={v.value}' for v in found)}: name one")
+    if sensitive.hides(attribute if equals else "", name or attribute):
+        raise SpecError(f"'{text}': of this nothing is kept of anybody (profiles.sensitive in the recipe)")
+    by_name = {value.value.casefold(): value for value in listener.kinds}
+    near = get_close_matches((name or attribute).casefold(), by_name, n=3) or list(by_name)[:3]
+    some = ", ".join(f"{by_name[one].attribute}={by_name[one].value}" for one in near)
+    raise SpecError(f"'{text}' is no value that this catalog tells apart; near are: {some}")
 
 
 def explain(edit: Edit, known: Known | Listener) -> str:
@@ -212,10 +247,14 @@ def explain(edit: Edit, known: Known | Listener) -> str:
         parts = [f"{w.direction} of {facet_name(*w.of, kinds[w.of])}" for w in asked]
         meaning = join(parts) or "nothing in it that this catalog tells apart; it is shown, and changes no ranking"
         return f"said {quoted(edit.text, LONGEST_QUOTE)}: understood as {meaning}"
+    if edit.text and edit.action == "withdraw":
+        return f"took back what was said: {quoted(edit.text, LONGEST_QUOTE)}"
     name = facet_name(edit.attribute, one_line(edit.value, 40), kinds.get(edit.of, "value"))
     unknown = "" if edit.of in kinds else " (no value that this catalog tells apart; it changes no ranking)"
     verb = {"pin": "counts on", "forget": "does not count on", "withdraw": "took back what was said of"}[edit.action]
-    return f"{verb} {name}{' as a dislike' if edit.text == NO_DISLIKE else ''}{unknown}"
+    if edit.text == NO_DISLIKE:
+        return f"has nothing against {name}{unknown}"
+    return f"{verb} {name}{unknown}"
 
 
 def _of(trait: Trait) -> Value:

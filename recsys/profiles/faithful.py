@@ -19,6 +19,7 @@ from recsys.profiles.lexicon import Lexicon
 from recsys.profiles.names import Names
 from recsys.profiles.phrases import Phrases, Sentence
 from recsys.profiles.population import Known
+from recsys.profiles.privacy import Sensitive
 from recsys.profiles.support import Facts, Told
 
 MIN_WORDS, MAX_WORDS = 12, 120
@@ -34,10 +35,12 @@ Retry = Callable[[Sentence, int], str | None]
 
 @dataclass(frozen=True)
 class Checker:
-    """reader : finds and checks claims; echoes : runs of `_ECHO` words of the instructions."""
+    """reader : finds and checks claims; echoes : runs of `_ECHO` words of the instructions; sensitive : what is said of
+    nobody, be it true."""
 
     reader: Reader
     echoes: frozenset[tuple[str, ...]]
+    sensitive: Sensitive
 
     @classmethod
     def of(cls, known: Known, phrases: Phrases, instructions: str) -> "Checker":
@@ -53,7 +56,7 @@ class Checker:
             )
         lexicon = Lexicon.read(language)
         reader = Reader(Names.of(known, phrases, lexicon), lexicon, phrases.fixed)
-        return cls(reader, frozenset(_runs(instructions)))
+        return cls(reader, frozenset(_runs(instructions)), known.sensitive)
 
     def read(self, text: str, evidence: Evidence) -> Reading:
         """The text's claims, checked."""
@@ -73,6 +76,8 @@ class Checker:
             return "echo"
         if not self._speaks_to_you(text):
             return "person"
+        if (word := self.sensitive.fault(text)) is not None:
+            return f"sensitive: {word}"
         for fault in reading.faults:
             if fault is not None:
                 return fault
@@ -85,6 +90,8 @@ class Checker:
         """Why a sentence, whose claims have that fault, may not follow the text `before`."""
         if fault is not None:
             return fault
+        if (word := self.sensitive.fault(sentence)) is not None:
+            return f"sensitive: {word}"
         if not _ENDED.search(sentence):
             return "unfinished"
         runs, earlier = _runs(self._bare(sentence, evidence)), _runs(self._bare(before, evidence))
@@ -105,7 +112,13 @@ class Checker:
         """Whether a repaired text may be shown."""
         reading = self.read(text, evidence)
         sized = MIN_WORDS <= len(text.split()) <= MAX_WORDS
-        return sized and self._speaks_to_you(text) and reading.precision == 1.0 and not any(reading.faults)
+        return (
+            sized
+            and self.sensitive.fault(text) is None
+            and self._speaks_to_you(text)
+            and reading.precision == 1.0
+            and not any(reading.faults)
+        )
 
     def _speaks_to_you(self, text: str) -> bool:
         return self.reader.lexicon.has("you", text)

@@ -18,7 +18,7 @@ from recsys.errors import StorageError
 from recsys.profiles.evidence import ENOUGH, Bounds, Evidence, weigh
 from recsys.profiles.population import Known
 from recsys.profiles.tally import TABLES, Tally
-from recsys.tables import InteractionLog, query_histories
+from recsys.tables import Id, InteractionLog, query_histories
 
 _PARTS = ("tastes", "eras", "recent", "dislikes")
 Write = Callable[[Sequence[Evidence]], Sequence[str]]
@@ -89,6 +89,13 @@ class Living:
         living = Living(users, self.tally.beside(tally.placed(rows)), tuple(evidence), tuple(told), tuple(texts))
         return living, Refreshed(len(new), len(rows), len(stale))
 
+    def without(self, users: Sequence[Id]) -> "Living":
+        """The others' alone: nothing is left of `users`."""
+        gone = pl.Series(list(users), dtype=self.users.dtype)
+        rows = (~self.users.is_in(gone.implode())).arg_true().to_numpy()
+        evidence, told, texts = (tuple(own[row] for row in rows) for own in (self.evidence, self.told, self.texts))
+        return Living(self.users.gather(rows), self.tally.take(rows), evidence, told, texts)
+
     def save(self, path: Path) -> None:
         """Write into the new folder `path`. Errors: `StorageError`."""
         with atomic_folder(path) as folder:
@@ -104,7 +111,7 @@ class Living:
         try:
             recent = int(json.loads((path / "living.json").read_text())["recent"])
             users, facets, pool, window = (pl.read_parquet(path / f"{name}.parquet") for name in TABLES)
-            tally = Tally(users, facets, pool, window, recent)
+            tally = Tally(users.select(Tally.USERS), facets, pool, window, recent)
             frame = pl.read_parquet(path / "profiles.parquet")
             evidence, told = (tuple(map(Evidence.read, frame[name])) for name in ("evidence", "told"))
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:

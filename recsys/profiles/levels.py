@@ -7,9 +7,8 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
-from recsys.data.words import facet_name, join
 from recsys.profiles.evidence import ENOUGH, Evidence
-from recsys.profiles.personas import Personas
+from recsys.profiles.personas import Facet, Personas
 from recsys.profiles.population import Population
 from recsys.profiles.template import Phrases, Sentence
 
@@ -46,13 +45,16 @@ class Levels:
         if not rows:
             return None
         claims = [f"everybody|{attribute}|{value}|share={share:.2f}" for attribute, value, _, share in rows]
-        return self.phrases.say("everybody", claims, names=join([facet_name(*row[:3]) for row in rows]))
+        return self.phrases.say("everybody", claims, names=self._names([row[:3] for row in rows]))
 
     @cached_property
     def _like_them(self) -> list[Sentence]:
         found = self.personas
-        told = () if found is None else zip(found.names, found.shares, strict=True)
+        told = () if found is None else zip(found.fond_of, found.shares, strict=True)
         return [
-            self.phrases.say("persona", [f"persona|{row}|share={share:.2f}"], names=names)
-            for row, (names, share) in enumerate(told)
+            self.phrases.say("persona", [f"persona|{row}|share={share:.2f}"], names=self._names(facets))
+            for row, (facets, share) in enumerate(told)
         ]
+
+    def _names(self, facets: Sequence[Facet]) -> str:
+        return self.phrases.join([self.phrases.facet(*facet) for facet in facets])

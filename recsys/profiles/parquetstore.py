@@ -15,12 +15,12 @@ import polars as pl
 
 from recsys.data.files import atomic_file, storage_errors
 from recsys.errors import StorageError
+from recsys.profiles.edits import Edit
 from recsys.profiles.versions import (
     EDITS,
     ERASURES,
     VERSION_KEY,
     VERSIONS,
-    Edit,
     Ids,
     Version,
     as_versions,
@@ -54,8 +54,8 @@ class ParquetStore:
         early = pl.lit(False) if latest is None else pl.col("as_of") <= latest
         return youngest(user_ids, at, self._read("versions", VERSIONS, early, users=asked["user"]))
 
-    def edit(self, edit: Edit) -> None:
-        self._add("edits", EDITS, [edit_row(edit, time.time_ns())])
+    def edit(self, user_id: Id, edit: Edit) -> None:
+        self._add("edits", EDITS, [edit_row(user_id, edit, time.time_ns())])
 
     def edits(self, user_ids: Ids | None = None, at: int | None = None) -> pl.DataFrame:
         users = None if user_ids is None else keys_of(user_ids)

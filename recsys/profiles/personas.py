@@ -69,17 +69,23 @@ class Personas:
         return np.where(users.any(axis=1), (users @ self.centres.T).argmax(axis=1), -1)
 
     @cached_property
+    def fond_of(self) -> tuple[tuple[Facet, ...], ...]:
+        """What people of each persona are above all fond of, the strongest first."""
+        return tuple(
+            tuple(
+                self.facets[f] for f in np.argsort(-centre, kind="stable")[:NAMED] if centre[f] >= BESIDE * centre.max()
+            )
+            for centre in self.centres
+        )
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
-        """What people of each persona are above all fond of."""
-        told = []
-        for centre in self.centres:
-            best = [int(f) for f in np.argsort(-centre, kind="stable")[:NAMED] if centre[f] >= BESIDE * centre.max()]
-            told.append(join([facet_name(*self.facets[f]) for f in best]))
-        return tuple(told)
+        """The same in words."""
+        return tuple(join([facet_name(*facet) for facet in facets]) for facets in self.fond_of)
 
     @cached_property
     def descriptions(self) -> tuple[str, ...]:
-        """What is said of who has each persona."""
+        """What prompts, which are in English, are told of who has each persona."""
         return tuple(
             f"You are one of the {max(share, 0.01):.0%} of people who are above all fond of {names}."
             for names, share in zip(self.names, self.shares, strict=True)

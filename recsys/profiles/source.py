@@ -1,11 +1,12 @@
 """The profile source: evidence computed from each query, the LM's text where one is stored for it, else the template.
 
-No text is generated at request time, so batch and endpoint give the same profile.
+No text is generated at request time, so batch and endpoint give the same profile. What users changed comes first, and
+what they do not want counted is not said.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.data.files import atomic_folder
 from recsys.errors import BundleError, SpecError
+from recsys.profiles.edits import Edit, Edits, apply
+from recsys.profiles.edits import sentences as led_by
 from recsys.profiles.evidence import ENOUGH, Bounds, Evidence, collect
 from recsys.profiles.fresh import drift
 from recsys.profiles.levels import Levels
@@ -24,7 +27,9 @@ from recsys.profiles.privacy import Sensitive
 from recsys.profiles.reasons import Reasons
 from recsys.profiles.store import Store
 from recsys.profiles.template import TEMPLATE, Phrases, profile
-from recsys.tables import Catalog, InteractionLog, Profiles, Queries, query_histories
+from recsys.profiles.versions import Version
+from recsys.profiles.wishes import Listener
+from recsys.tables import Catalog, Id, InteractionLog, Profiles, Queries, query_histories
 
 _WRITTEN = {
     **{name: pl.String() for name in ("text", "evidence_hash", "prompt_id", "model_id")},
@@ -68,7 +73,8 @@ class ProfilesConfig(BaseModel):
         """Fit the population statistics on `log`, and the personas on some of its users, drawn by `seed`."""
         like_at, dislike_at = thresholds(log, self.like_at, self.dislike_at, rated=rated)
         population = Population.fit(log, catalog, like_at=like_at, dislike_at=dislike_at)
-        known = Known(population.without(self.sensitive.hidden(population.values)), catalog)
+        hidden = self.sensitive.hidden(population.values)
+        known = Known(population.without(hidden), catalog, self.sensitive)
         fitted = EvidenceProfiles(self, known, Store.empty(), Phrases.read(self.wording))
         if not self.personas:
             return fitted
@@ -79,13 +85,17 @@ class ProfilesConfig(BaseModel):
 
 @dataclass(frozen=True)
 class EvidenceProfiles:
-    """Implements `protocols.ProfileSource`."""
+    """Implements `protocols.ProfileSource`.
+
+    store : what a model wrote; edits : what users changed, which no bundle holds
+    """
 
     config: ProfilesConfig
     known: Known
     store: Store
     phrases: Phrases
     personas: Personas | None = None
+    edits: Edits = field(default_factory=Edits.none)
 
     @property
     def bounds(self) -> Bounds:
@@ -102,19 +112,47 @@ class EvidenceProfiles:
         """What explains slates from the same population."""
         return Reasons(self.known)
 
+    @cached_property
+    def listener(self) -> Listener:
+        """What reads users' own words."""
+        return self.reasons.listener
+
     def evidence(self, queries: Queries) -> list[Evidence]:
-        """The evidence of each query, in the order of the queries."""
-        return collect(queries, self.known, self.bounds)
+        """The evidence of each query, in the order of the queries, as its user wants it counted."""
+        return self._counted(queries, collect(queries, self.known, self.bounds), self.edits.as_of(queries))
+
+    def versions(self, queries: Queries) -> list[Version]:
+        """The profiles of queries that are some user's, as a store keeps them."""
+        evidence = [e.json for e in self.evidence(queries)]
+        rows = self.as_of(queries).frame.drop("query_id", "persona", strict=False).iter_rows(named=True)
+        kept = zip(rows, evidence, strict=True)
+        return [Version(**row, evidence=told) for row, told in kept if row["user_id"] is not None]
+
+    def _counted(self, queries: Queries, found: list[Evidence], own: Mapping[Id, Sequence[Edit]]) -> list[Evidence]:
+        if not own:
+            return found
+        asked = queries.frame["query_id"]
+        return [
+            apply(e, own[query], self.listener, pins=False) if query in own else e
+            for e, query in zip(found, asked, strict=True)
+        ]
 
     def as_of(self, queries: Queries) -> Profiles:
         """One profile per query, in order, from the query's history alone."""
-        found = self.evidence(queries)
+        own = self.edits.as_of(queries)
+        whole = collect(queries, self.known, self.bounds)
+        found = self._counted(queries, whole, own)
         asked = queries.frame.select("query_id", "user_id", "at")
+        changed = self.edits.last(queries)
+        since = [_latest(e.last, changed.get(query)) for e, query in zip(found, asked["query_id"], strict=True)]
         levels, company = self.levels.of(found)
-        plain = [profile(e, self.phrases, beside) for e, beside in zip(found, company, strict=True)]
+        plain = [
+            profile(e, self.phrases, beside, partial=_says_less(e, all_of_it))
+            for e, beside, all_of_it in zip(found, company, whole, strict=True)
+        ]
         template = pl.DataFrame(
             {
-                "as_of": pl.Series([e.last for e in found], dtype=pl.Int64).fill_null(asked["at"]),
+                "as_of": pl.Series(since, dtype=pl.Int64).fill_null(asked["at"]),
                 "text": pl.Series([text for text, _ in plain], dtype=pl.String),
                 "claims": pl.Series([claims for _, claims in plain], dtype=pl.List(pl.String)),
                 "evidence_hash": pl.Series([e.hash for e in found], dtype=pl.String),
@@ -122,28 +160,61 @@ class EvidenceProfiles:
                 "model_id": pl.repeat(TEMPLATE, len(found), dtype=pl.String, eager=True),
             }
         )
-        written = self._written(found, template["evidence_hash"], asked["user_id"])
+        edited = asked["query_id"].is_in(list(own))
+        written = self._written(found, template["evidence_hash"], asked["user_id"], edited)
         persona = [] if self.personas is None else [self.personas.describe(found)]
         told = template.select(pl.coalesce(written[name], name) for name in template.columns)
         frame = pl.concat([asked.drop("at"), told], how="horizontal")
+        if own:
+            frame = self._led(frame, own)
         return Profiles(frame.with_columns(pl.Series("level", levels, dtype=pl.String), *persona))
 
-    def _written(self, found: Sequence[Evidence], hashes: pl.Series, users: pl.Series) -> pl.DataFrame:
-        """What a model wrote of each evidence, or of what it was and has not moved far from since; null elsewhere."""
+    def _led(self, frame: pl.DataFrame, own: Mapping[Id, Sequence[Edit]]) -> pl.DataFrame:
+        """Profiles led by what their users said and changed."""
+        first = {query: led_by(edits, self.listener, self.phrases) for query, edits in own.items()}
+        rows = frame.select("query_id", "text", "claims").iter_rows()
+        texts, claims = [], []
+        for query, text, said in rows:
+            lead = first.get(query, [])
+            texts.append(" ".join([*(s.text for s in lead), text]))
+            claims.append([*(claim for s in lead for claim in s.claims), *said])
+        return frame.with_columns(
+            pl.Series("text", texts, dtype=pl.String), pl.Series("claims", claims, dtype=pl.List(pl.String))
+        )
+
+    def _written(
+        self, found: Sequence[Evidence], hashes: pl.Series, users: pl.Series, edited: pl.Series
+    ) -> pl.DataFrame:
+        """What a model wrote of each evidence, or of what it was and has not moved far from since; null elsewhere.
+
+        edited : whose evidence is counted otherwise than it was: what was written of another may say what it should not
+        """
         if not len(self.store):
             return pl.DataFrame(schema=_WRITTEN).clear(len(found))
         rows = []
         last = pl.Series([e.last for e in found], dtype=pl.Int64)
-        for now, row in zip(found, self.store.lookup(hashes, users, last).iter_rows(named=True), strict=True):
+        stored = self.store.lookup(hashes, users, last).iter_rows(named=True)
+        for now, row, changed in zip(found, stored, edited, strict=True):
             told = None if row["text"] is None or now.events < ENOUGH else Evidence.read(row["evidence"])
             if told is not None and told.hash == now.hash:
                 rows.append({**row, "as_of": None, "claims": None})
             # No text rests on more than the history that is asked about, whatever its clock says.
-            elif told is not None and told.events <= now.events and drift(told, now) < self.config.refresh:
+            elif (
+                told is not None
+                and not changed
+                and told.events <= now.events
+                and drift(told, now) < self.config.refresh
+            ):
                 rows.append({**row, "claims": profile(told, self.phrases)[1]})
             else:
                 rows.append(dict.fromkeys(_WRITTEN))
         return pl.DataFrame(rows, schema=_WRITTEN)
+
+    def with_edits(self, edits: Edits) -> "EvidenceProfiles":
+        """The same source beside what users changed; what follows from the population alone is not worked out anew."""
+        other = replace(self, edits=edits)
+        vars(other).update(levels=self.levels, reasons=self.reasons)
+        return other
 
     def with_store(self, store: Store) -> "EvidenceProfiles":
         """The same source over another store of texts."""
@@ -178,4 +249,16 @@ class EvidenceProfiles:
         ) as error:
             raise BundleError(f"{path}: not saved profiles: {(str(error) or repr(error)).splitlines()[0]}") from error
         personas = Personas.load(path) if config.personas else None
-        return cls(config, Known(population, catalog), Store.load(path / "texts.parquet"), phrases, personas)
+        return cls(
+            config, Known(population, catalog, config.sensitive), Store.load(path / "texts.parquet"), phrases, personas
+        )
+
+
+def _says_less(counted: Evidence, whole: Evidence) -> bool:
+    """Whether the user does not want some of it counted."""
+    return len(counted.tastes) + len(counted.common) < len(whole.tastes) + len(whole.common)
+
+
+def _latest(*times: int | None) -> int | None:
+    """The youngest of some moments; None where there is none."""
+    return max((at for at in times if at is not None), default=None)

@@ -40,12 +40,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.schema import CreateTable
 
 from recsys.errors import SpecError, StorageError
+from recsys.profiles.edits import Edit
 from recsys.profiles.versions import (
     EDITS,
     ERASURES,
     VERSION_KEY,
     VERSIONS,
-    Edit,
     Ids,
     Version,
     as_versions,
@@ -106,9 +106,10 @@ class SqlStore:
             return youngest(user_ids, at, pl.DataFrame(schema=VERSIONS))
         return youngest(user_ids, at, self._rows(_VERSIONS, VERSIONS, _VERSIONS.c.as_of <= latest, asked["user"]))
 
-    def edit(self, edit: Edit) -> None:
+    def edit(self, user_id: Id, edit: Edit) -> None:
+        row = {**edit_row(user_id, edit, time.time_ns()), "id": uuid.uuid4().hex}
         with self._writing() as connection:
-            connection.execute(_EDITS.insert(), {**edit_row(edit, time.time_ns()), "id": uuid.uuid4().hex})
+            connection.execute(_EDITS.insert(), row)
 
     def edits(self, user_ids: Ids | None = None, at: int | None = None) -> pl.DataFrame:
         users = None if user_ids is None else keys_of(user_ids)

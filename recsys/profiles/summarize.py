@@ -11,8 +11,8 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import polars as pl
 
@@ -72,6 +72,11 @@ class SummaryReport:
     added: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; without the texts that were rejected."""
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rejected", "model_id")}
+        return {"model": self.model_id, **told, "faults": dict(self.faults), "seconds": round(self.seconds, 1)}
 
     @property
     def failed_share(self) -> float:

@@ -14,10 +14,11 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import polars as pl
 
 from recsys.errors import DataError, SpecError, StorageError
+from recsys.profiles.edits import Edit, Edits
+from recsys.profiles.privacy import scrub
 from recsys.tables import Id
 
 Level = Literal["user", "persona", "global"]
-Action = Literal["pin", "forget", "say", "withdraw"]
 Ids = Sequence[Id] | pl.Series
 
 _TEXTS = {name: pl.String() for name in ("evidence", "evidence_hash", "prompt_id", "model_id", "level")}
@@ -59,33 +60,9 @@ class Version:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "claims", tuple(self.claims))
-        _check("Version", self)
+        _check("Version", {field.name: getattr(self, field.name) for field in fields(self)})
         if self.level not in get_args(Level):
             raise DataError(f"Version: level '{self.level}' is none of {', '.join(get_args(Level))}")
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One change that a user made to the own profile, at a moment on the log's clock.
-
-    action           : "pin" or "forget" a value, "say" something in words, "withdraw" what was pinned or said
-    attribute, value : as the catalog has them; empty where the edit is about words
-    text             : the user's own words; may be empty
-
-    Errors: as for `Version`.
-    """
-
-    user_id: Id
-    at: int
-    action: Action
-    attribute: str = ""
-    value: str = ""
-    text: str = ""
-
-    def __post_init__(self) -> None:
-        _check("Edit", self)
-        if self.action not in get_args(Action):
-            raise DataError(f"Edit: action '{self.action}' is none of {', '.join(get_args(Action))}")
 
 
 @runtime_checkable
@@ -104,11 +81,14 @@ class ProfileStore(Protocol):
         Columns: user_id and the fields of `Version`; all but user_id are null where there is none.
         """
 
-    def edit(self, edit: Edit) -> None:
-        """Keep an edit; edits are only ever added."""
+    def edit(self, user_id: Id, edit: Edit) -> None:
+        """Keep an edit; edits are only ever added. Contact details in its words are not kept (`privacy.scrub`).
+
+        Errors: `DataError` for one that `Edits` refuses, or that no store can keep.
+        """
 
     def edits(self, user_ids: Ids | None = None, at: int | None = None) -> pl.DataFrame:
-        """Edits up to and with `at`, oldest first, of some users or of all: user_id and the fields of `Edit`."""
+        """Edits up to and with `at`, oldest first, of some users or of all: the rows of `Edits`."""
 
     def forget(self, user_ids: Ids) -> int:
         """Remove every version and edit of some users, from the files' bytes too; how many rows that were.
@@ -175,10 +155,12 @@ def version_row(version: Version, written: int) -> dict[str, Any]:
     return {"user": key_of(values.pop("user_id")), **values, "claims": list(version.claims), "written": written}
 
 
-def edit_row(edit: Edit, written: int) -> dict[str, Any]:
-    """An edit as a row of `EDITS`."""
+def edit_row(user_id: Id, edit: Edit, written: int) -> dict[str, Any]:
+    """An edit as a row of `EDITS`. Errors: `DataError` for one that `Edits` refuses, or that no store can keep."""
     values = {field.name: getattr(edit, field.name) for field in fields(edit)}
-    return {"user": key_of(values.pop("user_id")), **values, "written": written}
+    _check("Edit", {"user_id": user_id, **values})
+    Edits.of(user_id, edit)
+    return {"user": key_of(user_id), **values, "text": scrub(edit.text), "written": written}
 
 
 def version_rows(versions: Iterable[Version]) -> list[dict[str, Any]]:
@@ -247,14 +229,13 @@ def _digest(salt: str, key: str) -> str:
     return hashlib.sha256(f"{salt}\0{key}".encode()).hexdigest()
 
 
-def _check(name: str, row: Any) -> None:
+def _check(name: str, row: Mapping[str, Any]) -> None:
     """What one store could keep and another could not is refused by all."""
-    for field in fields(row):
-        value = getattr(row, field.name)
+    for field, value in row.items():
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, bool) or not isinstance(part, int | str):
-                raise DataError(f"{name}: {field.name} is {type(part).__name__}, expected a whole number or text")
+                raise DataError(f"{name}: {field} is {type(part).__name__}, expected a whole number or text")
             if isinstance(part, int) and not -(2**63) <= part < 2**63:
-                raise DataError(f"{name}: {field.name} is beyond 64 bits")
+                raise DataError(f"{name}: {field} is beyond 64 bits")
             if isinstance(part, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in part):
-                raise DataError(f"{name}: {field.name} holds a character that no store keeps (NUL, or half of one)")
+                raise DataError(f"{name}: {field} holds a character that no store keeps (NUL, or half of one)")

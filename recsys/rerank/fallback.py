@@ -76,6 +76,11 @@ class Fallback:
     primary: Reranker
     give_up_after: int = 3
 
+    @property
+    def reach(self) -> int:
+        """How many times the usual candidates the primary reads for who asks in words."""
+        return int(getattr(self.primary, "reach", 1))
+
     def rerank(self, queries: Queries, candidates: Candidates, profiles: Profiles, catalog: Catalog) -> Candidates:
         """As the primary, some queries at a time; a query that it fails on keeps its candidates as they came, with
         their `served_by`. The log says how many did, and why.

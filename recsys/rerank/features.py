@@ -104,11 +104,12 @@ class Ranked:
         """(rows,) 0 for the best of each list, then 1, and so on."""
         return place_in_group(self.lists)
 
-    def head(self, n: int) -> Self:
-        """The first `n` of each list."""
+    def head(self, n: int | Ints) -> Self:
+        """The first `n` of each list; n : one number, or (lists,)."""
         if (self.sizes <= n).all():
             return self
-        return type(self)(self.frame.filter(self.places < n), self.asked, np.minimum(self.sizes, n))
+        sizes = np.minimum(self.sizes, n)
+        return type(self)(self.frame.filter(self.places < np.repeat(sizes, self.sizes)), self.asked, sizes)
 
     def take(self, lists: npt.NDArray[np.integer]) -> Self:
         """Some of the lists, in the order given."""

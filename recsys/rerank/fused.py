@@ -41,6 +41,7 @@ class FusedConfig(BaseModel):
     """What every reranker with a judge is built with.
 
     depth      : candidates per query that are reordered
+    reach      : for who asks in words, so many times as many: what is wanted may stand far down
     features   : what is fused; those that the candidates lack are left out at fit
     tune_users : how many of tune's queries of each regime, among those whose answer is in their list, the judge reads
         at fit
@@ -54,6 +55,7 @@ class FusedConfig(BaseModel):
     reads_text: ClassVar[bool] = False
 
     depth: int = Field(default=30, ge=1, le=1000)
+    reach: int = Field(default=1, ge=1, le=100)
     features: tuple[Feature, ...] = ("score", "log_rank", "lm", "log_popularity", "content")
     tune_users: int = Field(default=300, ge=1)
     l2: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0), min_length=1)
@@ -79,10 +81,11 @@ class FusedConfig(BaseModel):
         Errors: those of the judge.
         """
         names = tuple(dict.fromkeys(("score", *present(self.features, candidates))))
-        heads = Ranked.of(questions.queries, candidates).head(self.depth)
-        answers = heads.answers(questions.truth)
         regimes = regimes_of(questions.queries)
-        own = regimes[heads.asked]
+        ranked = Ranked.of(questions.queries, candidates)
+        own = regimes[ranked.asked]
+        heads = ranked.head(depths(own, self.depth, self.reach))
+        answers = heads.answers(questions.truth)
         ids = questions.queries.frame["query_id"].gather(heads.asked).cast(pl.String)
         held = np.array([row for row in ids.arg_sort() if answers[row] >= 0], dtype=np.int64)
         counts = popularity(log)
@@ -123,14 +126,14 @@ class FusedConfig(BaseModel):
                 )
             reports[regime] = report.as_dict()
         told = {**reports.pop("plain"), **({"regimes": reports} if reports else {})}
-        return Fused(judge, self.depth, fusions, counts, told)
+        return Fused(judge, self.depth, fusions, counts, told, self.reach)
 
 
 @dataclass(frozen=True)
 class Fused:
     """A fitted reranker; made by `FusedConfig.fuse` or `load`.
 
-    depth   : candidates per query that are reordered
+    depth   : candidates per query that are reordered; with a request, `reach` times as many
     fusions : weights by regime; "plain" is there, and stands in for those that are not
     counts  : events by item, for popularity
     report  : what the fit of "plain" found, as plain values; under "regimes" that of the others, by name
@@ -141,6 +144,7 @@ class Fused:
     fusions: Mapping[Regime, LinearFusion]
     counts: Mapping[Id, int]
     report: Mapping[str, Any] = field(default_factory=dict)
+    reach: int = 1
 
     @property
     def limits(self) -> bool:
@@ -158,15 +162,15 @@ class Fused:
         return int(getattr(self.judge, "block", BLOCK))
 
     def rerank(self, queries: Queries, candidates: Candidates, profiles: Profiles, catalog: Catalog) -> Candidates:
-        """The same candidates, the first `depth` of each query in the fused order, served by "reranker".
+        """The same candidates, the first ones of each query in the fused order, served by "reranker".
 
         Where the judge's answer is not finite, a query keeps its candidates as they came; the log says how many.
         Errors: `ModelError` when the model fails; `UnknownItemError` for a candidate outside the catalog;
         `DataError` for one whose query is not asked.
         """
         lists = Ranked.of(queries, candidates)
-        heads = lists.head(self.depth)
         regimes = regimes_of(queries)[lists.asked]
+        heads = lists.head(depths(regimes, self.depth, self.reach))
         known = np.where(np.isin(regimes, list(self.fusions)), regimes, "plain")
         told = np.zeros((len(heads.frame), 2))
         uses = np.isin(known, [name for name, fusion in self.fusions.items() if fusion.uses("lm")])
@@ -197,6 +201,7 @@ class Fused:
             "format": _FORMAT,
             "kind": self.judge.kind,
             "depth": self.depth,
+            "reach": self.reach,
             "weights": {regime: dict(fusion.weights) for regime, fusion in self.fusions.items()},
             "sharpness": {regime: fusion.sharpness for regime, fusion in self.fusions.items()},
             "report": dict(self.report),
@@ -229,10 +234,10 @@ class Fused:
                 for regime in REGIMES
                 if regime in facts["weights"] or regime == "plain"
             }
-            depth, report = int(facts["depth"]), dict(facts["report"])
+            depth, reach, report = int(facts["depth"]), int(facts.get("reach", 1)), dict(facts["report"])
             counts = dict(pl.read_parquet(path / "counts.parquet").select("item_id", "events").iter_rows())
         uses_lm = any(fusion.uses("lm") for fusion in fusions.values())
-        return cls(load_judge(path / "judge", lm if uses_lm else None), depth, fusions, counts, report)
+        return cls(load_judge(path / "judge", lm if uses_lm else None), depth, fusions, counts, report, reach)
 
 
 def regimes_of(queries: Queries) -> npt.NDArray[np.str_]:
@@ -240,6 +245,11 @@ def regimes_of(queries: Queries) -> npt.NDArray[np.str_]:
     asks = np.array([bool(request.strip()) for request in queries.frame["request"]], dtype=bool)
     without = history_lengths(queries) == 0
     return np.select([asks, without], ["request", "told"], "plain")
+
+
+def depths(regimes: npt.NDArray[np.str_], depth: int, reach: int) -> Ints:
+    """How many candidates of each list are reordered."""
+    return np.where(regimes == "request", reach * depth, depth)
 
 
 def _told(opinions: Iterable[Array]) -> Array:

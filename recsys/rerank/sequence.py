@@ -69,6 +69,7 @@ class SequenceConfig(FusedConfig, Schedule):
 
     kind: Literal["sequence"] = "sequence"
     depth: int = Field(default=100, ge=1, le=1000)
+    reach: int = Field(default=3, ge=1, le=100)
     tune_users: int = Field(default=1000, ge=1)
     dim: int = Field(default=128, ge=8, multiple_of=4)
     layers: int = Field(default=2, ge=1)

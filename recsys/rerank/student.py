@@ -68,6 +68,7 @@ class StudentConfig(FusedConfig):
     kind: Literal["student"] = "student"
     teacher: TeacherConfig = Field(default_factory=SequenceConfig)
     depth: int = Field(default=100, ge=1, le=1000)
+    reach: int = Field(default=3, ge=1, le=100)
     tune_users: int = Field(default=1000, ge=1)
     lists: int = Field(default=6000, ge=20)
     requests: float = Field(default=0.3, ge=0, le=0.5)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from recsys import __version__
 from recsys.bundle import Bundle
 from recsys.errors import RecsysError, SpecError, UnknownItemError, UnknownUserError
+from recsys.profiles.versions import ProfileStore
 from recsys.serve.rank import Problem, Problems, Ranker, RankRequest, RankResponse
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ _Asgi = Callable[[_Message, Callable[[], Awaitable[_Message]], Callable[[_Messag
 ACCESS = logging.getLogger("recsys.serve")
 
 
-def create_app(bundle: Bundle) -> "FastAPI":
+def create_app(bundle: Bundle, store: ProfileStore | None = None) -> "FastAPI":
     """The service over a bundle; it has answered one request already when this returns.
+
+    store : where what users changed in their profiles is looked up, at each request
 
     `POST /v1/rank`, `/health/live`, `/health/ready`, `/openapi.json`, and `/docs`, a page that needs no CDN.
     """
-    return app_of(Ranker.of(bundle))
+    return app_of(Ranker.of(bundle, store))
 
 
 def app_of(ranker: Ranker) -> "FastAPI":

@@ -1,5 +1,6 @@
 """From a request to a ranked answer: the schemas of the wire, and the place where a request meets the recommender."""
 
+import logging
 import threading
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, Self
@@ -9,9 +10,13 @@ from pydantic_core import PydanticCustomError
 
 from recsys.bundle import Bundle
 from recsys.data.requests import MAX_REQUEST, clean_request
+from recsys.errors import DataError, StorageError
+from recsys.profiles.versions import ProfileStore
 from recsys.recommender import check_k
 from recsys.rerank.heard import Heard, heard, unread
 from recsys.tables import Id
+
+log = logging.getLogger(__name__)
 
 MAX_HISTORY = 1000
 """Items that a request may bring; older ones matter little, and the limit bounds what one request can cost."""
@@ -144,17 +149,19 @@ class Ranker:
 
     bundle: Bundle
     titles: dict[Id, str]
+    store: ProfileStore | None = None
+    """Where what users changed in their profiles is looked up."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def of(cls, bundle: Bundle) -> Self:
+    def of(cls, bundle: Bundle, store: ProfileStore | None = None) -> Self:
         """Ready to answer: has answered once already, so that no user pays for the first use of the models; asked in
         words where these are read.
 
         Errors: whatever a request could meet, for instance `WeightsError` or `ModelError`.
         """
         titles = dict(bundle.catalog.frame.select("item_id", "title").iter_rows())
-        ranker = cls(bundle, titles)
+        ranker = cls(bundle, titles, store)
         if len(bundle.log):
             words = "anything" if unread(bundle.recommender.reranker) is None else None
             ranker.rank(RankRequest(user_id=bundle.log.frame["user_id"][0], request=words))
@@ -178,13 +185,13 @@ class Ranker:
         catalog = self.bundle.catalog
         k = request.k if "k" in request.model_fields_set else min(request.k, len(catalog))
         check_k(k, catalog)
-        words = request.request or ""
+        words, recommender = request.request or "", self.bundle.recommender
         if request.user_id is not None:
             queries = self.bundle.queries([request.user_id], [words])
+            recommender = self._heeding(request.user_id).recommender
         else:
             segment = None if request.segment is None else str(request.segment).strip()
             queries = self.bundle.adhoc(request.history or [], segment=segment, request=words)
-        recommender = self.bundle.recommender
         with self._lock:
             slates = recommender.recommend(queries, k)
             became = heard(recommender.reranker, words, slates) if words else None
@@ -196,6 +203,16 @@ class Ranker:
             request=None if became is None else _told(became),
             bundle=self.bundle.name,
         )
+
+    def _heeding(self, user_id: Id) -> Bundle:
+        """The bundle as the user's own changes have it; as it is where they cannot be read: an answer is due."""
+        if self.store is None:
+            return self.bundle
+        try:
+            return self.bundle.heeding(self.store, [user_id])
+        except (StorageError, DataError) as error:
+            log.warning("what users changed in their profiles is not heeded: %s", error)
+            return self.bundle
 
 
 def _told(became: Heard) -> RequestRead:
