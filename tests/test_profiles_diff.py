@@ -104,7 +104,7 @@ def test_reach_is_told_in_words_and_versions_are_compared_by_their_evidence() ->
     assert diff(*map(claims_of_version, versions)) == ["1 more choice"]
     assert diff(Evidence(events=30), one) == [
         "new among your tastes: horror",
-        "you turn to lesser-known titles more than most now",
+        "you now look beyond what is popular more than most",
     ]
     said = Version("u", 3, "text", ("said|no gore", "likes|genres|Horror|lift=9.0|n=1"), one.json)
     assert diff(claims_of_version(versions[0]), claims_of_version(said)) == ['you told us "no gore"']

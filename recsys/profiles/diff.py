@@ -23,12 +23,6 @@ _VALUES: Mapping[str, tuple[str, str, str | None, str | None]] = {
     "likes": ("new among your tastes: {}", "faded from your tastes: {}", "stronger taste: {}", "weaker taste: {}"),
     "era": ("new leaning: {}", "no longer a leaning: {}", "stronger leaning: {}", "weaker leaning: {}"),
     "common": ("now among what you often choose: {}", "no longer among what you often choose: {}", None, None),
-    "reach": (
-        "you turn to {} titles more than most now",
-        "you no longer turn to {} titles more than most",
-        "even more than before: {}",
-        "less than before, but more than most: {}",
-    ),
     "recent": ("lately you turn more to {}", "no longer a recent turn: {}", None, None),
     "dislikes": (
         "now rated lower than the rest: {}",
@@ -105,7 +99,7 @@ def diff(
     """
     before, after = _Claims.read(_claims(old)), _Claims.read(_claims(new))
     lines = _edits(before, after)
-    for kind in ("likes", "era", "common", "reach", "recent", "dislikes"):
+    for kind in ("likes", "era", "common", "recent", "dislikes"):
         lines += _compare(kind, before.values.get(kind, {}), after.values.get(kind, {}))
     for kind in ("anchor", "latest"):
         lines += _named(kind, before, after, lambda item: titled((titles or {}).get(item, item)))
@@ -176,13 +170,12 @@ def _compare(
     kind: str, before: Mapping[tuple[str, str], float | None], after: Mapping[tuple[str, str], float | None]
 ) -> list[str]:
     came, went, rose, fell = _VALUES[kind]
-    names = _bare if kind == "reach" else _names
     new, gone = [v for v in after if v not in before], [v for v in before if v not in after]
-    lines = [text.format(names(values)) for text, values in ((came, new), (went, gone)) if values]
+    lines = [text.format(_names(values)) for text, values in ((came, new), (went, gone)) if values]
     for text, factor in ((rose, 1), (fell, -1)):
         changed = [v for v in after if v in before and _steps(before[v], after[v]) == factor]
         if text and changed:
-            parts = [f"{names([v])} ({before[v]:.1f} to {after[v]:.1f} times the usual)" for v in changed]
+            parts = [f"{_names([v])} ({before[v]:.1f} to {after[v]:.1f} times the usual)" for v in changed]
             lines.append(text.format(join(parts)))
     return lines
 
@@ -202,10 +195,6 @@ def _named(kind: str, before: _Claims, after: _Claims, name: Callable[[str], str
         if text and group:
             lines.append(text.format(join([name(one) for one in group])))
     return lines
-
-
-def _bare(values: Sequence[tuple[str, str]]) -> str:
-    return join([value for _, value in values])
 
 
 def _names(values: Sequence[tuple[str, str]]) -> str:
