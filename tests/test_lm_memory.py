@@ -149,6 +149,8 @@ def test_what_the_allocator_really_raises_is_known() -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**60, dtype=torch.uint8)
     assert out_of_memory(raised.value)
+    for said in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "CUDA error: out of memory"):
+        assert out_of_memory(RuntimeError(said))
 
 
 def test_half_and_half_again_until_it_fits() -> None:

@@ -151,14 +151,24 @@ def test_save_load_rerank_equals_rerank(fitted: Fused, lm: LocalLM, unseen: Any,
 
 def test_an_adapter_of_another_base_model_is_refused(fitted: Fused, lm: LocalLM, tmp_path: Path) -> None:
     fitted.save(tmp_path / "part")
-    other = lm_in(tmp_path / "other-llama")
-    with pytest.raises(BundleError, match=r"was trained on .* 'tiny-llama@\w+:fp32', but 'other-llama@"):
+    other = replace(lm, model_id="tiny-llama@00000000:fp32")
+    with pytest.raises(BundleError, match=r"was trained on .* 'tiny-llama@\w+:fp32', but 'tiny-llama@00000000:fp32'"):
         load_reranker("packed", tmp_path / "part", lambda: other)
     with pytest.raises(BundleError, match="but none is given"):
         load_reranker("packed", tmp_path / "part", lambda: None)
     adapter: Any = fitted.judge.adapter  # type: ignore[attr-defined]
     with pytest.raises(BundleError, match="do not fit the model"):
         replace(adapter, rank=4).on(lm)
+
+
+def test_the_same_base_model_in_another_folder_will_do(fitted: Fused, unseen: Any, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "part")
+    moved = lm_in(tmp_path / "other-llama")
+    assert moved.model_id.startswith("other-llama@")
+    again = load_reranker("packed", tmp_path / "part", lambda: moved)
+    questions, candidates = unseen
+    args = (questions.queries, candidates, NOBODY, CATALOG)
+    assert_same_candidates(again.rerank(*args), fitted.rerank(*args))
 
 
 @pytest.mark.parametrize("harm", ["weights", "config", "gone", "cut"])

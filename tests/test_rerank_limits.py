@@ -28,6 +28,8 @@ from recsys.rerank import (
 )
 from recsys.rerank.budget import Budget
 from recsys.rerank.fusion import LinearFusion
+from recsys.rerank.judge import same_model
+from recsys.tables import Queries
 
 ALL = ("request", "recent", "profile", "evidence")
 
@@ -75,7 +77,7 @@ def test_a_prompt_that_is_too_long_loses_history_first_and_never_a_candidate(
     history = queries.frame["history"][0].to_list()
     assert titles[history[-1]] in lm.prompts[0]
     assert titles[history[0]] not in lm.prompts[0].split("There are")[0]
-    wide = reranker(config.model_copy(update={"context": 5000}), Tight())
+    wide = reranker(config.model_copy(update={"context": 5000, "recent": 20}), Tight())
     caplog.clear()
     wide.rerank(queries, candidates, profiles, catalog)
     assert "history cut" not in caplog.text
@@ -228,3 +230,45 @@ def test_both_orders_of_a_pair_cancel_what_a_model_has_for_a_place(case: Case) -
         for head, opinion in zip(heads, judge.opinions(heads, queries, profiles, catalog), strict=True):
             lengths = [len(titles[item]) for item in head["item_id"]]
             assert lengths[int(opinion.argmax())] == max(lengths)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("qwen@0123abcd:bf16", "my-folder@0123abcd:bf16", True),
+        ("qwen@0123abcd:bf16", "qwen@0123abcd:fp32", False),
+        ("qwen@0123abcd:bf16", "qwen@9999abcd:bf16", False),
+        ("qwen@0123abcd:bf16+lora-11112222", "moved@0123abcd:bf16+lora-11112222", True),
+        ("qwen@0123abcd:bf16+lora-11112222", "qwen@0123abcd:bf16", False),
+        ("org/qwen@localhost:8000", "org/qwen@api.example.org", True),
+        ("org/qwen@localhost:8000", "org/llama@localhost:8000", False),
+        ("qwen@0123abcd:bf16", "qwen@localhost:8000", False),
+        ("test/hash", "scripted", False),
+    ],
+)
+def test_a_language_model_is_known_by_its_weights_or_by_its_servers_name_for_it(
+    one: str, other: str, same: bool
+) -> None:
+    assert same_model(one, other) is same
+    assert same_model(other, one) is same
+
+
+def test_titles_that_grow_beyond_the_bound_of_prompts_are_counted(case: Case, caplog: pytest.LogCaptureFixture) -> None:
+    queries, candidates, profiles, catalog = case
+    history = pl.Series("history", [catalog.frame["item_id"].head(100).to_list()] * len(queries))
+    queries = Queries(
+        queries.frame.with_columns(
+            history, weights=pl.lit([1.0] * 100), times=pl.lit([0] * 100, dtype=pl.List(pl.Int64))
+        )
+    )
+    with caplog.at_level(logging.WARNING):
+        reranker(ListwiseConfig(depth=4, recent=100), HashLM()).rerank(queries, candidates, profiles, catalog)
+    assert "12 of 12 users: history cut to fit the prompt into 2000 characters" in caplog.text
+    caplog.clear()
+    reranker(ListwiseConfig(depth=4, recent=20), HashLM()).rerank(queries, candidates, profiles, catalog)
+    assert "history cut" not in caplog.text
+
+
+def test_what_is_longest_to_a_model_is_told_by_bytes_of_what_is_shown() -> None:
+    judge = reranker(ListwiseConfig(depth=4, candidate="text"), HashLM()).judge
+    assert judge.longest_of(["a" * 40, "\u6f22" * 20, "b" * 10], 2) == ["a" * 40, "\u6f22" * 20]  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from recsys.data.vocab import Vocab
 from recsys.errors import SpecError
 from recsys.networks.items import centred, item_vectors
 from recsys.rerank.hearing import SURE, Ear, Mentions, pieces_of
-from recsys.rerank.interpret import DOUBT, STRICT, Exercises, Interpreter, Words, log_fits
+from recsys.rerank.interpret import DOUBT, LONGEST, STRICT, Exercises, Interpreter, Words, log_fits
 from recsys.rerank.likeness import Likeness
 from recsys.rerank.requests import KINDS, Facets, Request, Wording, Writer
 from recsys.rerank.told import sentences_of
@@ -240,6 +240,35 @@ def test_what_any_piece_says_counts(writer: Writer) -> None:
     assert whole.meanings["like_years"][0] == facets.years[7]
     assert torch.isnan(whole.meanings["like_years"][1])
     assert not whole.meanings["alike"][0].any()  # what it names is all that counts
+
+
+def test_no_end_of_a_request_is_lost_where_words_have_many_tokens(writer: Writer) -> None:
+    facets, read = writer.facets, []
+
+    class Listening(WordEncoder):
+        def states(self, texts: Any, max_tokens: int) -> Any:
+            read.append(list(texts))
+            return super().states(texts, max_tokens)
+
+    names = WordEncoder().embed(facets.names)
+    likeness = Likeness.of(np.eye(len(facets.years), 64, dtype=np.float32))
+    ear = Ear(
+        True,
+        Interpreter(64).eval(),
+        facets.names,
+        names,
+        facets.carried.astype(np.float32),
+        facets.years,
+        Mentions.of(facets.titles),
+        likeness,
+    )
+    request = " ".join([*(f"a{i}-b{i}-c{i}" for i in range(20)), "but", "no", "western"])
+    found = ear.hear([request, "drama"], Listening())
+    pieces = read[-1]
+    assert " ".join(pieces) == f"{request} drama"
+    assert all(len(words(piece)) < LONGEST for piece in pieces)
+    apart = ear.hear(pieces[:-1], WordEncoder())
+    torch.testing.assert_close(found.meanings["refuses"][0], apart.meanings["refuses"].amax(dim=0))
 
 
 def test_how_far_likeness_goes_is_learned() -> None:

@@ -1,6 +1,7 @@
 """The sequence reranker: what it reads, how it is trained, and that it never saw an answer."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -330,3 +331,57 @@ def test_a_sampled_softmax_learns_too(school: School) -> None:
     course = Course.of(quick, school, 0)
     course.explore()
     assert course.report["heldout_ndcg@10"][-1] > 0
+
+
+def test_one_candidate_no_profiles_and_unknown_items_in_histories_are_fine(judge: SequenceJudge, case: Case) -> None:
+    queries, candidates, profiles, catalog = case
+    one = Candidates(candidates.frame.filter(pl.col("rank") == 1))
+    strange = queries.frame.with_columns(
+        history=pl.col("history").list.eval(pl.concat([pl.lit("nobody"), pl.element()])).list.head(1),
+        weights=pl.lit([1.0]),
+        times=pl.concat_list("at"),
+    )
+    nobody = Profiles(profiles.frame.clear())
+    for some in (queries, Queries(strange)):
+        answer = listening(judge).rerank(some, one, nobody, catalog)
+        assert len(answer) == len(one)
+        assert answer.frame["score"].is_finite().all()
+
+
+def test_another_encoder_than_at_fit_reads_nothing(
+    judge: SequenceJudge, case: Case, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    listening(judge).save(tmp_path / "part")
+
+    class Other(WordEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model_id = "other@12345678"
+
+    deaf = load_reranker("sequence", tmp_path / "part", lambda: None, Other)
+    with pytest.raises(ModelError, match="test/words64: texts cannot be read: 'other@12345678' is there in its place"):
+        deaf.rerank(*case)
+    with caplog.at_level(logging.WARNING):
+        served = Fallback(deaf).rerank(*case).frame
+    assert set(served["served_by"]) == {"reranker", "candidates"}
+    assert "put it back, or refit" in caplog.text
+
+
+def test_an_unfinished_training_is_not_taken_for_one_on_another_catalog(
+    school: School, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same texts and histories, but other attributes."""
+    keys = []
+
+    def stop(_: Settings, key: str) -> Any:
+        keys.append(key)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recsys.rerank.train.workplace", stop)
+    quick = SMALL.model_copy(update={"written": 0, "told": 0})
+    name = next(n for n in catalog.attributes if catalog.frame[n].dtype == pl.List(pl.String))
+    other = Catalog(catalog.frame.with_columns(pl.col(name).reverse()))
+    for some in (catalog, catalog, other):
+        with pytest.raises(KeyboardInterrupt):
+            Course.of(quick, replace(school, catalog=some), 0).explore()
+    assert keys[0] == keys[1] != keys[2]

@@ -13,8 +13,14 @@ from recsys.lm.device import first_line
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# CUDA has an error class of its own; the CPU's allocator and Apple's MPS say it in a plain RuntimeError.
-_SIGNS = ("DefaultCPUAllocator", "MPS backend out of memory", "CUDA out of memory")
+# CUDA has an error class of its own; CUDA's libraries, the CPU's allocator and Apple's MPS say it in a RuntimeError.
+_SIGNS = (
+    "DefaultCPUAllocator",
+    "MPS backend out of memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "STATUS_ALLOC_FAILED",
+)
 
 
 def out_of_memory(error: BaseException) -> bool:

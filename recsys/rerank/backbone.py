@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recsys.errors import BundleError, SpecError, WeightsError
 from recsys.lm.device import first_line, quiet_loading
-from recsys.lm.weights import Weights
+from recsys.lm.weights import Weights, same_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +58,7 @@ def same_base(where: object, fitted_with: str, weights: Weights) -> None:
 
     Errors: `BundleError`: what was learned is worth nothing over others.
     """
-    if fitted_with.rpartition("@")[2] != weights.short_id.rpartition("@")[2]:
+    if not same_weights(fitted_with, weights.short_id):
         raise BundleError(
             f"{where}: was fitted over the language model '{fitted_with}', but '{weights.short_id}' is there: "
             "put that one back, or refit"

@@ -214,10 +214,11 @@ def _learn(
         return Exercises(material, learned, config.batch, np.random.default_rng((seed, epoch)))
 
     schedule = Schedule(rate=config.rate, weight_decay=config.weight_decay, finish=config.epochs)
-    key = fingerprint(config, seed, material.codes, material.scores, material.past, items)
+    told = (material.past, material.text, material.features, items)
+    key = fingerprint(config, seed, material.codes, material.scores, *told)
     with workplace(school.settings, key) as folder:
         # On the CPU: it is small.
-        train(pupil, exercises, None, schedule, seed=seed, device="cpu", folder=folder, title="student")
+        train(pupil, exercises, None, schedule, seed=seed, device="cpu", folder=folder / "student", title="student")
     test = material.batch(held)
     with torch.inference_mode():
         scores = pupil.table(pupil.scores(test).float(), test)

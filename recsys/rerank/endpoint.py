@@ -55,8 +55,8 @@ class EndpointJudge(Prompted):
 
     def fits(self, case: Case, about: About, room: int) -> bool:
         """See `Prompted.fits`: the query and the longest document."""
-        longest = max((self._document(text) for text in case.items), key=len)
-        return self.within(self.prompt.render(about) + longest, room)
+        (longest,) = self.longest_of(case.items)
+        return self.within(self.prompt.render(about) + self._document(longest), room)
 
     def _document(self, text: str) -> str:
         return self.prompt.render_answer(text, self.longest)

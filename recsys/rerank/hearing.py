@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recsys.errors import BundleError, ModelError, RecsysError, SpecError
+from recsys.lm.weights import same_weights
 from recsys.networks.training import Batch
 from recsys.protocols import Floats, Ints, TextEncoder
 from recsys.rerank.likeness import Likeness
@@ -153,10 +154,7 @@ class Ear:
         A title is sought in the whole, since it may hold a full stop."""
         import torch
 
-        from recsys.rerank.interpret import Words
-
-        split = [pieces_of(text) for text in requests]
-        words = Words.of([piece for text in split for piece in text], encoder)
+        split, words = _read_whole(requests, encoder)
         starts = np.cumsum([0, *map(len, split)])[:-1]
         pieces = np.array([[len(pieces)] for pieces in split], dtype=np.float32)
         vectors = np.asarray(np.add.reduceat(words.means(), starts) / pieces, dtype=np.float32)
@@ -254,12 +252,38 @@ class Ear:
         )
 
 
+def _read_whole(requests: Sequence[str], encoder: TextEncoder) -> tuple[list[list[str]], "Words"]:
+    """The pieces of each request, and their tokens. A piece of rare words may have more tokens than are read: it is
+    halved, so that no end of a request is lost, where a refusal often stands."""
+    from recsys.rerank.interpret import LONGEST, Words
+
+    split = [pieces_of(text) for text in requests]
+    while True:
+        words = Words.of([piece for text in split for piece in text], encoder)
+        full = iter(np.diff(words.indptr) >= LONGEST)
+        shorter = [[half for piece in text for half in (_halves(piece) if next(full) else (piece,))] for text in split]
+        if shorter == split:
+            return split, words
+        split = shorter
+
+
+def _halves(piece: str) -> tuple[str, ...]:
+    words = piece.split()
+    middle = len(words) // 2
+    return (" ".join(words[:middle]), " ".join(words[middle:])) if middle else (piece,)
+
+
 def summoned(encoder: EncoderSource, encoder_id: str) -> TextEncoder:
-    """The text encoder. Errors: `ModelError` where it is not to be had."""
+    """The text encoder of that id. Errors: `ModelError` where it is not to be had, or is another one."""
     try:
-        return encoder()
+        found = encoder()
     except RecsysError as error:
         raise ModelError(f"{encoder_id}: texts cannot be read: {error}") from error
+    if not same_weights(encoder_id, found.model_id):
+        raise ModelError(
+            f"{encoder_id}: texts cannot be read: '{found.model_id}' is there in its place: put it back, or refit"
+        )
+    return found
 
 
 def listen(ear: Ear, queries: Queries, encoder: EncoderSource, encoder_id: str) -> tuple[Ints, Asked]:

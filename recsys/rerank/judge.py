@@ -1,6 +1,7 @@
 """What a model thinks of each candidate, and nothing else: one number each, which `rerank.fused` weighs against the
 rest of what is known."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from recsys.protocols import LanguageModel, Score
 from recsys.rerank.fusion import Array
 from recsys.tables import Catalog, Profiles, Queries
 
+# `LocalLM.model_id`, with or without an adapter.
+_LOCAL = re.compile(r".*@([0-9a-f]{8}:(?:fp32|bf16|fp16)(?:\+lora-[0-9a-f]{8})?)")
 LMSource = Callable[[], LanguageModel | None]
 
 
@@ -65,6 +68,16 @@ def readable(path: Path, what: str) -> Iterator[None]:
         raise BundleError(f"{path}: is not readable as {what} ({error})") from error
 
 
+def same_model(one: str, other: str) -> bool:
+    """Whether two `model_id`s are of one language model. One on this machine is known by the hash of its weights and by
+    what it computes in, whatever its folder is called; one on a server by its name, wherever the server is."""
+    parts = [_LOCAL.fullmatch(model_id) for model_id in (one, other)]
+    if all(parts):
+        return parts[0][1] == parts[1][1]  # type: ignore[index]  # both are there
+    names = {model_id.rpartition("@")[0] or model_id for model_id in (one, other)}
+    return not any(parts) and len(names) == 1
+
+
 def same_lm(path: Path, fitted_with: str, lm: LMSource | None) -> LanguageModel:
     """The language model that a judge was fitted with; one that is never asked where `lm` is None.
 
@@ -73,7 +86,7 @@ def same_lm(path: Path, fitted_with: str, lm: LMSource | None) -> LanguageModel:
     if lm is None:
         return Unasked(fitted_with)
     model = lm()
-    if model is None or model.model_id != fitted_with:
+    if model is None or not same_model(model.model_id, fitted_with):
         given = f"'{model.model_id}' is given" if model else "none is given"
         raise BundleError(f"{path}: was fitted with the language model '{fitted_with}', but {given}: refit")
     return model

@@ -92,8 +92,7 @@ class Listed(Prompted):
 
     def fits(self, case: Case, about: About, room: int) -> bool:
         """See `Prompted.fits`: the longest candidates in one prompt, and the answer."""
-        longest = sorted(case.items, key=len)[-self.at_once :]
-        text = self._prompt(about, longest, lead=True)
+        text = self._prompt(about, self.longest_of(case.items, self.at_once), lead=True)
         return self.within(text, room - (self.config.answer_tokens or 5 * self.at_once))
 
     def _prompt(self, about: About, items: Sequence[str], *, lead: bool) -> str:

@@ -84,7 +84,7 @@ def train_adapter(
             schedule,
             seed=seed,
             device=str(lm.model.device),
-            folder=Path(folder),
+            folder=Path(folder) / "adapter",
             title="LoRA adapter",
         )
     found = {"lists": len(learned), "heldout": len(held_out), "before": before, **trained.report()}

@@ -156,8 +156,8 @@ class PackedJudge(Prompted):
 
     def fits(self, case: Case, about: About, room: int) -> bool:
         """See `Prompted.fits`: a prompt and the longest answer."""
-        longest = max((self._answer(text) for text in case.items), key=len)
-        return self.within(self.prompt.render(about) + longest, room)
+        (longest,) = self.longest_of(case.items)
+        return self.within(self.prompt.render(about) + self._answer(longest), room)
 
     def _without(self, about: About) -> list[About]:
         return [replace(about, profile="")] if self.config.contrast and about.profile else []

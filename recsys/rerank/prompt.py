@@ -95,7 +95,7 @@ class Prompt:
         profile, request = plain(about.profile, PROFILE_CHARS), plain(about.request, REQUEST_CHARS)
         persona = plain(about.persona, PROFILE_CHARS)
         recent, evidence = self._items(about.recent), self._items(about.evidence)
-        while recent and len(profile) + sum(len(item) + len(SEPARATOR) for item in recent + evidence) > CONTEXT_CHARS:
+        while not _bounded(profile, recent, evidence):
             recent.pop(0)
         if not (profile or persona or recent or evidence or request) and "empty" in self.sections:
             return self.empty
@@ -122,8 +122,18 @@ class Prompt:
         text = _fill(self.sections["task"], candidates="\n".join(candidates), n=str(len(candidates)))
         return f"{text}\n{self.sections['lead']}" if lead else text
 
+    def bounded(self, about: About) -> bool:
+        """Whether `render` shows all titles of a user."""
+        profile = plain(about.profile, PROFILE_CHARS)
+        return _bounded(profile, self._items(about.recent), self._items(about.evidence))
+
     def _items(self, titles: Sequence[str]) -> list[str]:
         return [_fill(self.sections["item"], title=plain(title, TITLE_CHARS)) for title in titles]
+
+
+def _bounded(profile: str, recent: Sequence[str], evidence: Sequence[str]) -> bool:
+    shown = (*recent, *evidence)
+    return not recent or len(profile) + sum(len(item) + len(SEPARATOR) for item in shown) <= CONTEXT_CHARS
 
 
 def shortened(about: About, fits: Callable[[About], bool]) -> About | None:

@@ -23,7 +23,7 @@ from recsys.rerank.features import QUIET_UP_TO, texts_of
 from recsys.rerank.fused import Fused, FusedConfig
 from recsys.rerank.fusion import Array
 from recsys.rerank.judge import LMSource, readable, same_lm
-from recsys.rerank.prompt import TITLE_CHARS, About, Prompt, shortened
+from recsys.rerank.prompt import CONTEXT_CHARS, TITLE_CHARS, About, Prompt, plain, shortened
 from recsys.settings import Settings
 from recsys.tables import Candidates, Catalog, Id, InteractionLog, Profiles, Queries
 
@@ -194,7 +194,12 @@ class Prompted:
                     yield np.full(len(case.items), np.nan) if opinion is None else opinion
                 bar.update(len(cases))
         if cut:
-            log.warning("%d of %d users: history cut to fit the prompt into the model's context", cut, len(heads))
+            log.warning(
+                "%d of %d users: history cut to fit the prompt into %d characters and the model's context",
+                cut,
+                len(heads),
+                CONTEXT_CHARS,
+            )
         if unpaid and self.budget.refused > refused:
             log.warning("%d of %d lists not judged: the budget of %s is used up", unpaid, len(heads), self.budget)
 
@@ -241,6 +246,10 @@ class Prompted:
         """Characters that are shown of a candidate."""
         return TITLE_CHARS if self.config.candidate == "title" else _TEXT_CHARS
 
+    def longest_of(self, items: Sequence[str], n: int = 1) -> list[str]:
+        """The `n` candidates that take most room as they are shown, by bytes: what is no English has more tokens."""
+        return sorted(items, key=lambda text: len(plain(text, self.longest).encode()))[-n:]
+
     def within(self, text: str, room: int) -> bool:
         """Whether a text has at most so many tokens; no token is shorter than a byte."""
         return len(text.encode()) <= room or count(self.lm, text) <= room
@@ -279,7 +288,7 @@ class Prompted:
         """The case with as much of the user as the model's context holds. Errors: `ModelError` for a list too long."""
         limit = self.config.context or context_of(self.lm)
         room = sys.maxsize if limit is None else limit - _TURN
-        about = shortened(case.about, lambda said: self.fits(case, said, room))
+        about = shortened(case.about, lambda said: self.prompt.bounded(said) and self.fits(case, said, room))
         if about is None:
             raise ModelError(
                 f"{self.lm.model_id}: {len(case.items)} candidates do not fit into its context of {limit} tokens: "

@@ -42,9 +42,8 @@ def learn_profiles(reader: Reader, told: Told, settings: Settings, seed: int) ->
 
     state = reader.state_dict()
     names = sorted(name for name in state if not name.startswith("profile."))
-    key = fingerprint(
-        SCHEDULE, seed, told.sentences.vectors, told.named.items, told.items, *(state[n].numpy() for n in names)
-    )
+    said = (told.sentences.vectors, told.sentences.places, told.named.items, told.named.indptr, told.items, told.indptr)
+    key = fingerprint(SCHEDULE, seed, *said, learner.tokens.numpy(), *(state[n].numpy() for n in names))
     with workplace(settings, key) as folder:
         # On the CPU: it is small, and the states are worked out there.
         trained = train(

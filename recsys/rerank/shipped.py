@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import BundleError
+from recsys.lm.weights import same_weights
 from recsys.protocols import Floats
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def shipped(encoder_id: str, folder: Traversable = FOLDER) -> "Interpreter | Non
 
     Errors: `BundleError` where the file is not the one that was shipped.
     """
-    facts = next((f for f in _facts(folder) if f["encoder"].rpartition("@")[2] == encoder_id.rpartition("@")[2]), None)
+    facts = next((f for f in _facts(folder) if same_weights(f["encoder"], encoder_id)), None)
     if facts is None:
         return None
     import torch

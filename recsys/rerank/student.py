@@ -145,7 +145,7 @@ class StudentJudge:
         asked = {query_id: row for row, query_id in enumerate(queries.frame["query_id"].to_list())}
         rows = np.array([asked[head["query_id"][0]] for head in heads], dtype=np.int64)
         histories = self.vocab.histories(queries)
-        text = read(said(queries, profiles), self.encoder, self.arrays["text"].shape[0] // 2)
+        text = read(said(queries, profiles), self.encoder, self.encoder_id, self.arrays["text"].shape[0] // 2)
         asking, asked_for, like = heard(self.ear, queries, self.encoder, self.encoder_id)
         place = {int(row): i for i, row in enumerate(asking)}
         for at in range(0, len(heads), ROWS):
@@ -278,7 +278,7 @@ def said(queries: Queries, profiles: Profiles) -> tuple[list[str], list[str]]:
     return requests, profiles_read(queries, profiles, pl.Series(empty)).to_list()
 
 
-def read(texts: tuple[list[str], list[str]], encoder: EncoderSource, width: int) -> Floats:
+def read(texts: tuple[list[str], list[str]], encoder: EncoderSource, encoder_id: str, width: int) -> Floats:
     """(queries, 2 * width) the encoder's vectors of request and profile; zeros for empty texts.
 
     Errors: `ModelError` where there are texts and no encoder.
@@ -287,7 +287,7 @@ def read(texts: tuple[list[str], list[str]], encoder: EncoderSource, width: int)
     for side, some in enumerate(texts):
         rows = [row for row, text in enumerate(some) if text]
         if rows:
-            vectors = summoned(encoder, "student reranker").embed([some[row] for row in rows])
+            vectors = summoned(encoder, encoder_id).embed([some[row] for row in rows])
             found[rows, side * width : (side + 1) * width] = vectors
     return found
 

@@ -136,8 +136,9 @@ class Material:
         """As the judge makes it of queries."""
         lists = taught.lists
         codes = coded(vocab, lists)
-        text = read(said(queries, profiles), lambda: school.encoder, item_vectors(school.catalog, vocab).shape[1])
-        _, _, like = heard(ear, queries, lambda: school.encoder, school.encoder.model_id)
+        width, encoder_id = item_vectors(school.catalog, vocab).shape[1], school.encoder.model_id
+        text = read(said(queries, profiles), lambda: school.encoder, encoder_id, width)
+        _, _, like = heard(ear, queries, lambda: school.encoder, encoder_id)
         histories = vocab.histories(queries).take(lists.asked)
         past = past_of(histories, like[lists.asked], items)
         best = np.lexsort((-taught.scores, lists.lists))[lists.starts] - lists.starts

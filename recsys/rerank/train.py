@@ -19,7 +19,7 @@ from recsys.data.split import Questions
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.errors import SpecError
 from recsys.lm.weights import resolve
-from recsys.networks.chunks import held_out, hold_out
+from recsys.networks.chunks import held_out, hold_out, in_parts
 from recsys.networks.items import attribute_vectors, item_vectors
 from recsys.networks.pairs import cooccurrence
 from recsys.networks.training import fingerprint, train, workplace
@@ -214,7 +214,7 @@ class Course:
 
         if not len(lessons(0)):
             return {}
-        arrays = [value.detach().numpy() for value in network.state_dict().values()]
+        arrays = [value.detach().numpy() for value in (network.features, *network.state_dict().values())]
         arrays.append(np.frombuffer(network.base.encode(), dtype=np.uint8))
         key = fingerprint(config, seed, histories.indptr, histories.items, self.alike, *arrays)
         with workplace(self.school.settings, key) as folder:
@@ -227,6 +227,7 @@ class Course:
                 device=self.school.settings.device,
                 folder=folder / step,
                 title="reranker" if quality else "reranker, last epochs",
+                split=in_parts,
             )
         return trained.report()
 
