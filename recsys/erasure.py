@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from recsys.data.counted import counted
 from recsys.data.ingest import Dataset
 from recsys.lm.replay import ReplayLM
 from recsys.lm.replay import forget as forget_answers
+from recsys.profiles.edits import Edits
 from recsys.profiles.evidence import Evidence
 from recsys.profiles.source import EvidenceProfiles
 from recsys.profiles.store import Store
@@ -31,6 +33,7 @@ from recsys.rerank.prompt import SEPARATOR, TITLE_CHARS, plain
 from recsys.tables import Catalog, Id, InteractionLog, Queries, query_histories
 
 _LOG, _TEXTS = "log.parquet", "profiles/texts.parquet"
+_EDITS = 100  # of a user who made more, what the profile was after each of the last ones
 _PREFIXES = 500  # of a longer history, the last ones are written of as they stood at each event
 _TELLING = 40  # characters from which on a sentence of a text is one person's rather than anybody's
 _CUT = 60  # characters of a text that a prompt holds at least, however it was cut
@@ -64,9 +67,10 @@ def forget(
     bundle   : events, and texts that an LM wrote of their evidence; the bundle is replaced as a whole, and has another
         hash. One writer at a time
     store    : versions and edits; it keeps that they were erased (see `erased`), `at` (Unix seconds, by default now)
-    replay   : recorded answers whose prompt or answer holds a text of theirs, a sentence of their profile, words of
-        their own, or two titles in the order of their history. Others who are told the same sentence lose that answer,
-        too, and it is asked for again. Which those are is read from the bundle and the store, so give them together
+    replay   : recorded answers whose prompt or answer holds a text of theirs, a sentence of their profile (also as it
+        was after each of their edits), words of their own, or two titles in the order of their history. Others who are
+        told the same sentence lose that answer, too, and it is asked for again. Which those are is read from the bundle
+        and the store, so give them together
 
     Interrupted, it has removed some of it and broken nothing; run again, it removes the rest.
 
@@ -82,7 +86,11 @@ def forget(
     # The order matters: the words that answers are found by stand in what is removed after them.
     answers = 0
     if replay is not None:
-        words = {*(found.words() if found else ()), *(_stored_words(store, users) if store else ())}
+        words = set() if found is None else found.words()
+        if store is not None:
+            words |= set(_stored_words(store, users, found.wordings if found else (Phrases.read(),)))
+        if store is not None and found is not None:
+            words |= set(found.as_edited(store))
         folder = replay.folder if isinstance(replay, ReplayLM) else replay
         answers = forget_answers(folder, sorted(words))
     if bundle is not None and found is not None and (found.log.height or found.rows.height):
@@ -128,36 +136,62 @@ class _InBundle:
         known = rows.filter(theirs)
         unnamed = rows.filter(pl.col("user_id").is_null())
         if len(unnamed) and len(log):
-            hashes = [evidence.hash for evidence in _histories(path, log)[1]]
+            hashes = [evidence.hash for evidence in cls(path, log, known).histories()[1]]
             known = pl.concat([known, unnamed.filter(pl.col("evidence_hash").is_in(hashes))])
         return cls(path, log, known)
+
+    @cached_property
+    def profiles(self) -> EvidenceProfiles:
+        return EvidenceProfiles.load(self.path / "profiles", Catalog(pl.read_parquet(self.path / "catalog.parquet")))
+
+    @property
+    def wordings(self) -> tuple[Phrases, ...]:
+        """The bundle's own wording, and the packaged one."""
+        return (self.profiles.phrases, Phrases.read())
 
     def words(self) -> set[str]:
         """What prompts and answers may hold of them."""
         told = {needle for text in self.rows["text"] for needle in _of_text(text)}
-        told.update(_facts(_evidence(text) for text in self.rows["evidence"]))
+        told.update(_facts((_evidence(text) for text in self.rows["evidence"]), self.wordings))
         if not len(self.log):
             return told
-        now, earlier = _histories(self.path, self.log)
-        titles = dict(pl.read_parquet(self.path / "catalog.parquet").select("item_id", "title").iter_rows())
+        now, earlier = self.histories()
+        titles = dict(self.profiles.known.catalog.frame.select("item_id", "title").iter_rows())
         for items in self.log.group_by("user_id", maintain_order=True).agg("item_id")["item_id"]:
             named = [f'"{plain(titles[item], TITLE_CHARS)}"' for item in items if item in titles]
             told.update(SEPARATOR.join(pair) for pair in pairwise(named))
-        return told.union(_facts(now), _facts(earlier, _TITLES))
+        return told.union(_facts(now, self.wordings), _facts(earlier, self.wordings, _TITLES))
 
+    def as_edited(self, store: ProfileStore) -> Iterator[str]:
+        """The same of their profiles after each of their edits, whether or not these versions were kept."""
+        edits = store.edits(self.log["user_id"].unique())
+        most = max(edits.group_by("user_id").len()["len"], default=0)
+        for n in range(max(1, most - _EDITS), most + 1):
+            queries, _ = self._queries(latest=2)
+            first = (
+                edits.group_by("user_id", maintain_order=True)
+                .head(n)
+                .with_columns(at=pl.lit(queries.frame["at"].min(), pl.Int64))
+            )
+            edited = self.profiles.with_edits(Edits(first))
+            yield from (part for text in edited.as_of(queries).frame["text"] for part in (text, text[:_CUT]))
+            yield from _facts(edited.evidence(queries), self.wordings)
 
-def _histories(path: Path, log: pl.DataFrame) -> tuple[list[Evidence], list[Evidence]]:
-    """The evidence of each user now and before the last event, which is what was held out; and at each event."""
-    profiles = EvidenceProfiles.load(path / "profiles", Catalog(pl.read_parquet(path / "catalog.parquet")))
-    whole = query_histories(InteractionLog(log)).frame.with_columns(n=pl.col("history").list.len())
-    ends = whole.select("user_id", end=pl.int_ranges(1, pl.col("n") + 1).list.tail(_PREFIXES)).explode("end")
-    cut = whole.join(ends, on="user_id").with_columns(
-        *(pl.col(name).list.head(pl.col("end")) for name in ("history", "weights", "times")),
-        query_id=pl.int_range(pl.len(), dtype=pl.Int64),
-    )
-    found = profiles.evidence(Queries(cut.select(Queries.held(cut))))
-    late = cut["n"] - cut["end"] < 2
-    return [e for e, now in zip(found, late, strict=True) if now], found
+    def histories(self) -> tuple[list[Evidence], list[Evidence]]:
+        """The evidence of each user now and before the last event, which is what was held out; and at each event."""
+        queries, late = self._queries(latest=_PREFIXES)
+        found = self.profiles.evidence(queries)
+        return [e for e, now in zip(found, late, strict=True) if now], found
+
+    def _queries(self, latest: int) -> tuple[Queries, pl.Series]:
+        """Each user after each of the latest events; and for which of them this is now, or before the last event."""
+        whole = query_histories(InteractionLog(self.log)).frame.with_columns(n=pl.col("history").list.len())
+        ends = whole.select("user_id", end=pl.int_ranges(1, pl.col("n") + 1).list.tail(latest)).explode("end")
+        cut = whole.join(ends, on="user_id").with_columns(
+            *(pl.col(name).list.head(pl.col("end")) for name in ("history", "weights", "times")),
+            query_id=pl.int_range(pl.len(), dtype=pl.Int64),
+        )
+        return Queries(cut.select(Queries.held(cut))), cut["n"] - cut["end"] < 2
 
 
 def _evidence(text: str) -> Evidence | None:
@@ -168,14 +202,15 @@ def _evidence(text: str) -> Evidence | None:
         return None
 
 
-def _facts(evidence: Iterable[Evidence | None], kinds: tuple[str, ...] = ()) -> Iterator[str]:
+def _facts(
+    evidence: Iterable[Evidence | None], wordings: Sequence[Phrases], kinds: tuple[str, ...] = ()
+) -> Iterator[str]:
     """The sentences that evidence gives rise to, in every phrasing; only those with a claim of the given kinds.
 
     What says how much or how little somebody chose, or what others like, is no fact about them alone.
     """
-    phrases = Phrases.read()
     for one in dict.fromkeys(e for e in evidence if e is not None):
-        for sentence in sentences(one, phrases):
+        for sentence in (said for phrases in wordings for said in sentences(one, phrases)):
             own = [claim for claim in sentence.claims if not claim.startswith(_NOT_THEIRS)]
             if any(claim.startswith(kinds or "") for claim in own):
                 cut = len(sentence.text) if kinds else _CUT  # a prompt may have cut the profile within a sentence
@@ -189,13 +224,14 @@ def _of_text(text: str) -> Iterator[str]:
     yield from (sentence for sentence in _SENTENCE.split(text) if len(sentence) >= _TELLING)
 
 
-def _stored_words(store: ProfileStore, users: Sequence[Id]) -> Iterator[str]:
+def _stored_words(store: ProfileStore, users: Sequence[Id], wordings: Sequence[Phrases]) -> Iterator[str]:
     """What prompts and answers may hold of what the store has of some users: texts, facts, and words of their own."""
     for user in users:
         for version in store.versions(user):
             yield from _of_text(version.text)
-            yield from _facts([_evidence(version.evidence)])
-        for said in store.edits([user])["text"]:
+            yield from _facts([_evidence(version.evidence)], wordings)
+        edits = store.edits([user])
+        for said in edits.filter(pl.col("action") != "forget")["text"]:  # whose text is a mark and nobody's words
             if len(said.strip()) >= _WORDS:
                 yield from (said, said[:_CUT])
 

@@ -42,7 +42,8 @@ class Settings(BaseSettings):
     tracking_uri: str = Field(default="sqlite:///mlruns/mlflow.db", description="MLflow tracking and registry")
     state_uri: str = Field(
         default="sqlite:///state/recsys.db",
-        description="profile versions, edits and erasures: sqlite:///FILE, postgresql://..., or a folder",
+        description="profile versions, edits and erasures of one set of users: sqlite:///FILE (from the folder that a "
+        "command runs in), sqlite:////FILE, postgresql://..., or a folder",
         repr=False,  # it may hold a password
     )
     lm_url: str | None = Field(default=None, description="base URL of an OpenAI-compatible server")

@@ -168,7 +168,7 @@ def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(settings
         "recsys.candidates.sequential.heldout_quality", lambda *args: asked.append(1) or heldout_quality(*args)
     )
     resumed = SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
-    assert len(asked) < len(resumed.report["heldout_ndcg@10"])
+    assert len(asked) == len(resumed.report["heldout_ndcg@10"]) - 2  # also those that were no better than the first
     assert resumed.report == whole.report
     for name, array in whole.arrays().items():
         assert np.array_equal(array, resumed.arrays()[name]), name
@@ -219,17 +219,6 @@ def test_users_of_two_events_alone_are_enough_to_learn_from(settings: Any) -> No
 def test_a_training_that_diverges_says_so(settings: Any) -> None:
     with pytest.raises(SpecError, match=r"lower generator\.rate"):
         SMALL.model_copy(update={"rate": 1e30}).train(ring(), catalog_of(12), seed=0, settings=settings)
-
-
-def test_a_training_without_memory_says_what_to_do(settings: Any, monkeypatch: Any) -> None:
-    def full(*_: Any) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(NextItem, "forward", full)
-    with pytest.raises(
-        SpecError, match=r"out of memory in training with batches of \d+: halve `batch` and double `acc"
-    ):
-        SMALL.train(ring(), catalog_of(12), seed=0, settings=settings)
 
 
 def test_a_state_that_cannot_be_read_is_left_behind(settings: Any, monkeypatch: Any, caplog: Any) -> None:

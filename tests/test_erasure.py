@@ -18,8 +18,9 @@ from recsys.errors import BundleError, StorageError
 from recsys.lm import LMConfig
 from recsys.lm.replay import ReplayLM
 from recsys.profiles import ProfilesConfig, summarize
-from recsys.profiles.edits import Edit
+from recsys.profiles.edits import NO_DISLIKE, Edit, Edits
 from recsys.profiles.store import Store
+from recsys.profiles.template import sentences
 from recsys.profiles.versions import ProfileStore, Version, open_store
 from recsys.rerank.prompt import About, Prompt
 from recsys.settings import Settings
@@ -180,6 +181,47 @@ def test_a_profile_that_no_model_wrote_is_found_in_prompts_too(place: Place, lin
     assert all(text[:300] in every_word(place.replay) for text in told)
     forget([user], bundle=place.bundle, replay=place.replay)
     assert [text for text in told if text[:300] in every_word(place.replay)] == []
+
+
+def test_a_profile_is_found_as_it_was_after_each_edit(place: Place, line: Any) -> None:
+    """No version of these was kept, and none of them is what the profile says now."""
+    dataset, recommender = line
+    user = dataset.log.frame.filter(~pl.col("user_id").is_in(place.users))["user_id"][0]
+    queries = query_histories(InteractionLog(dataset.log.frame.filter(user_id=user)))
+    tastes = recommender.profiles.evidence(queries)[0].tastes
+    pins = [Edit(0, "pin", t.attribute, t.value) for t in (*recommender.profiles.evidence(queries)[0].common, *tastes)]
+    steps = [*pins[:2], Edit(0, "forget", tastes[0].attribute, tastes[0].value)]
+    steps.append(Edit(0, "withdraw", tastes[0].attribute, tastes[0].value))
+    lm, prompt = ReplayLM(HashLM(), place.replay), Prompt.read("listwise-v1", ("context", "item"))
+    told = []
+    for n in range(1, len(steps) + 1):
+        edited = recommender.profiles.with_edits(Edits.of(user, *steps[:n]))
+        told.append(edited.as_of(queries).frame["text"][0].replace('"', "'")[:100])
+        place.store.edit(user, steps[n - 1])
+    assert len(set(told)) == len(steps)
+    lm.generate([prompt.render(About(profile=text)) for text in told])
+    assert all(text in every_word(place.replay) for text in told)
+    forget([user], bundle=place.bundle, store=place.store, replay=place.replay)
+    assert [text for text in told if text in every_word(place.replay)] == []
+
+
+def test_the_mark_of_a_dislike_that_is_forgotten_is_nobodys_words(place: Place) -> None:
+    user = place.users[0]
+    place.store.edit(user, Edit(1, "forget", "genres", "Western", NO_DISLIKE))
+    ReplayLM(HashLM(), place.replay).generate(["Say what this person dislikes."])
+    place.forget(user)
+    assert "Say what this person dislikes." in every_word(place.replay)
+
+
+def test_a_profile_in_another_wording_is_found_too(tiny: Any, settings: Settings, tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"profiles": ProfilesConfig(wording="phrases-de")})
+    recommender = fit(tiny, spec, settings, seed=0).recommender
+    bundle.write(tmp_path / "bundle", recommender, tiny, spec=spec)
+    queries = query_histories(InteractionLog(tiny.log.frame.filter(user_id=17)))
+    first = sentences(recommender.profiles.evidence(queries)[0], recommender.profiles.phrases)[0]
+    lm = ReplayLM(HashLM(), tmp_path / "replay")
+    lm.generate([f"Say it otherwise: {phrasing}" for phrasing in first.phrasings])
+    assert forget([17], bundle=tmp_path / "bundle", replay=tmp_path / "replay").answers == len(first.phrasings) > 1
 
 
 def test_a_number_may_be_given_as_text(tiny: Any, weights_settings: Settings, tmp_path: Path) -> None:

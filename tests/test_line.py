@@ -115,6 +115,14 @@ def test_the_stages_answer_the_same_questions_and_reranking_loses_no_answer(eval
     assert evaluated.metrics["tuning"]["reranker"]["verdict"]
 
 
+def test_what_the_model_wrote_and_what_it_cost_is_reported(evaluated: Any) -> None:
+    found = evaluated.metrics["tuning"]["profiles"]
+    assert (found["asked"], found["accepted"], found["claim_precision"]) == (2, 2, 1.0)
+    assert found["false_texts"] == 0  # it chose among true sentences
+    assert found["prompt_tokens"] > 100
+    assert found["seconds"] > 0
+
+
 def test_the_five_lines_of_the_readme_run(
     written: Path,
     weights_settings: Any,

@@ -1,8 +1,11 @@
 """`recsys profile` and `recsys forget`, and that every door keeps to what users changed."""
 
 import json
+import re
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +17,8 @@ from recsys.bundle import load
 from recsys.cli import app
 from recsys.data.ingest import Dataset
 from recsys.errors import RecsysError, SpecError
+from recsys.lm.replay import ReplayLM, ScriptedLM
+from recsys.profiles.edits import Edit
 from recsys.profiles.versions import open_store
 from recsys.serve.rank import Ranker, RankRequest
 from recsys.settings import Settings
@@ -100,8 +105,80 @@ def test_a_difference_is_told_in_words(fitted: Path, recsys: Run, user: str) -> 
     assert "nothing that the profile would say" in recsys("profile", "diff", "--bundle", fitted, "--user", user).output
     recsys("profile", "edit", "--bundle", fitted, "--user", user, "--say", "nothing sad")
     assert 'you told us "nothing sad"' in recsys("profile", "diff", "--bundle", fitted, "--user", user).output
+    recsys("profile", "edit", "--bundle", fitted, "--user", user, "--withdraw", "nothing sad")
+    assert 'you took back "nothing sad"' in recsys("profile", "diff", "--bundle", fitted, "--user", user).output
     fails = recsys("profile", "diff", "--bundle", fitted, "--user", user, "--from", -1, fails=True)
     assert "no profile was kept as of -1" in str(fails.exception)
+
+
+def test_where_none_was_kept_profiles_are_worked_out_as_they_were(
+    fitted: Path, recsys: Run, user: str, tmp_path: Path
+) -> None:
+    bundle = load(fitted, Settings())
+    times = bundle.queries([user]).frame["times"][0]
+    third, late = times[len(times) // 3], times[-3]
+    since = int((times <= third).sum())
+    both = recsys("profile", "diff", "--bundle", fitted, "--user", user, "--from", third, "--to", late).output
+    assert f"as of {third}, worked out from the history" in both
+    assert re.search(rf"from .*\b{third}\b.* to .*\b{late}\b", both)
+    more = int((times <= late).sum()) - since
+    assert re.search(rf"- {more} more (choice|rating)s?\n", both)
+    before = recsys("profile", "diff", "--bundle", fitted, "--user", user, "--from", -5, "--to", -5).output
+    assert "nothing that the profile would say" in before
+    assert not (tmp_path / "state.db").exists()
+
+
+def test_after_changes_and_withdrawals_the_last_one_kept_is_compared(fitted: Path, recsys: Run, user: str) -> None:
+    edit = ("profile", "edit", "--bundle", fitted, "--user", user)
+    recsys(*edit, "--pin", "genres=Horror")
+    recsys(*edit, "--withdraw", "horror")
+    recsys(*edit, "--say", "hello")
+    told = recsys("profile", "diff", "--bundle", fitted, "--user", user).output
+    assert 'you told us "hello"' in told
+    assert "horror" not in told.lower(), "that was taken back before the last one was kept"
+
+
+def test_an_edit_counts_though_an_earlier_one_bears_a_later_time(
+    fitted: Path, recsys: Run, user: str, tmp_path: Path
+) -> None:
+    """As it is once the youngest events were forgotten, or beside the bundle of a shorter log."""
+    bundle = load(fitted, Settings())
+    key = bundle.queries([user]).frame["user_id"][0]
+    store = open_store(f"sqlite:///{tmp_path}/state.db")
+    store.edit(key, Edit(bundle.now + 500, "pin", "genres", "Horror"))
+    assert "count on horror" in recsys("profile", "show", "--bundle", fitted, "--user", user).output
+    told = recsys("profile", "edit", "--bundle", fitted, "--user", user, "--forget", "horror").output
+    assert "You asked us not to count on horror" in told
+    assert "You asked us to count on" not in told
+    assert store.edits([key])["at"].to_list() == [bundle.now + 500, bundle.now + 501]
+
+
+def test_what_the_catalog_has_lost_since_can_be_taken_back(
+    fitted: Path, recsys: Run, user: str, tmp_path: Path
+) -> None:
+    key = load(fitted, Settings()).queries([user]).frame["user_id"][0]
+    store = open_store(f"sqlite:///{tmp_path}/state.db")
+    for attribute in ("genres", "studio"):
+        store.edit(key, Edit(0, "pin", attribute, "Zeppelins"))
+    two = recsys("profile", "edit", "--bundle", fitted, "--user", user, "--withdraw", "zeppelins", fails=True)
+    assert "no value that this catalog tells apart" in str(two.exception), "which of the two is not said"
+    recsys("profile", "edit", "--bundle", fitted, "--user", user, "--withdraw", "Studio = zeppelins")
+    recsys("profile", "edit", "--bundle", fitted, "--user", user, "--withdraw", "zeppelins")
+    assert "eppelins" not in recsys("profile", "show", "--bundle", fitted, "--user", user).output
+
+
+def test_forgetting_says_where_nothing_was_found(fitted: Path, recsys: Run, user: str, tmp_path: Path) -> None:
+    said = recsys("forget", "--user", "nobody", "--yes").output
+    assert "nothing of them was there" in said
+    assert "no bundle was named" in said
+    none = recsys("forget", "--user", user, "--replay", tmp_path / "empty", "--yes", fails=True)
+    assert "holds no recorded answers" in str(none.exception)
+    lm = ReplayLM(ScriptedLM(), tmp_path / "answers")
+    recsys("profile", "edit", "--bundle", fitted, "--user", user, "--say", "zeppelins and brimstone")
+    lm.generate(["They said: zeppelins and brimstone", "They said nothing"])
+    said = recsys("forget", "--user", user, "--replay", tmp_path / "answers", "--yes").output
+    assert "1 recorded answers" in said
+    assert "nothing of them was there" not in said
 
 
 def test_everybodys_profile_is_kept_once(fitted: Path, recsys: Run, tmp_path: Path) -> None:
@@ -146,8 +223,23 @@ def test_the_endpoint_keeps_to_an_edit_from_the_next_request_on(
     assert "is not heeded" in caplog.text
 
 
-def test_who_is_forgotten_is_in_no_file_and_in_no_later_training(
-    fitted: Path, recsys: Run, user: str, tmp_path: Path
+def test_an_edit_that_makes_no_sense_costs_no_answer(
+    fitted: Path, user: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a foreign writer may put it into the database."""
+    address = f"sqlite:///{tmp_path}/state.db"
+    bundle = load(fitted, Settings())
+    store, key = open_store(address), bundle.queries([user]).frame["user_id"][0]
+    store.edit(key, Edit(0, "say", text="hello"))
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database, database:
+        database.execute("update profile_edits set action = 'love'")
+    ranker, request = Ranker.of(bundle, store), RankRequest(user_id=user)
+    assert ranker.rank(request) == Ranker.of(bundle).rank(request)
+    assert "none of pin, forget, say, withdraw" in caplog.text
+
+
+def test_who_is_forgotten_is_in_no_file_and_in_no_later_import_and_training(
+    fitted: Path, recsys: Run, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(fitted, bundle)
@@ -172,8 +264,43 @@ def test_who_is_forgotten_is_in_no_file_and_in_no_later_training(
     spec.write_text(
         'name = "p"\n[generator]\nkind = "popular"\n[lm]\nkind = "none"\n[reranker]\nkind = "identity"\n', "utf-8"
     )
-    recsys("fit", Path(__file__).parents[1] / "data" / "tiny", "--spec", spec, "--out", tmp_path / "again")
+    tiny = Path(__file__).parents[1] / "data" / "tiny"
+    whole, less = tmp_path / "whole", tmp_path / "less"
+    imported = recsys("data", "import", tiny, less).output
+    assert "note: 1 user left out: their erasure is recorded" in imported
+    monkeypatch.setenv("RECSYS_STATE_URI", f"sqlite:///{tmp_path}/other.db")
+    assert "left out" not in recsys("data", "import", tiny, whole).output
+    before, after = (pl.read_parquet(folder / "interactions.parquet") for folder in (whole, less))
+    assert after.equals(before.filter(pl.col("user_id") != key))
+    assert not (tmp_path / "other.db").exists()
+    monkeypatch.setenv("RECSYS_STATE_URI", f"sqlite:///{tmp_path}/state.db")
+    recsys("fit", tiny, "--spec", spec, "--out", tmp_path / "again")
     assert key not in load(tmp_path / "again", Settings()).log.frame["user_id"]
+
+
+def test_every_edit_leaves_a_version_and_the_youngest_is_what_stands(
+    fitted: Path, recsys: Run, user: str, tmp_path: Path
+) -> None:
+    for text in ("first", "second"):
+        recsys("profile", "edit", "--bundle", fitted, "--user", user, "--say", text)
+    recsys("profile", "edit", "--bundle", fitted, "--user", user, "--withdraw", "first")
+    store, bundle = open_store(f"sqlite:///{tmp_path}/state.db"), load(fitted, Settings())
+    key = bundle.queries([user]).frame["user_id"][0]
+    said = [[claim for claim in version.claims if claim.startswith("said|")] for version in store.versions(key)]
+    assert said == [[], ["said|first"], ["said|first", "said|second"], ["said|second"]]
+    now = bundle.heeding(store, [key]).recommender.profiles.as_of(bundle.queries([user])).frame["text"][0]
+    assert store.as_of([key], 2**62)["text"].to_list() == [now]
+
+
+def test_who_was_forgotten_does_not_come_back_by_an_older_bundle(
+    fitted: Path, recsys: Run, user: str, tmp_path: Path
+) -> None:
+    recsys("forget", "--user", user, "--yes")
+    done = recsys("profile", "edit", "--bundle", fitted, "--user", user, "--say", "hello", fails=True)
+    assert "was forgotten" in str(done.exception)
+    assert "1 were forgotten and are left out" in recsys("profile", "save", "--bundle", fitted).output
+    store = open_store(f"sqlite:///{tmp_path}/state.db")
+    assert not store.versions(load(fitted, Settings()).queries([user]).frame["user_id"][0])
 
 
 @pytest.mark.parametrize(

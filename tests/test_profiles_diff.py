@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from recsys.profiles.diff import STEP, claims_of, diff
+from recsys.profiles.diff import STEP, claims_of, claims_of_version, diff
 from recsys.profiles.evidence import Evidence, Item, Trait
 from recsys.profiles.template import Phrases, profile
+from recsys.profiles.versions import Version
 
 OLD = [
     "likes|genres|Horror|lift=2.0|n=12",
@@ -91,3 +92,21 @@ def test_the_claims_of_a_profile_are_among_those_of_its_evidence() -> None:
     told = profile(FULL, Phrases.read())[1]
     assert told
     assert set(told) <= {*claims_of(FULL), "latest|2"}
+
+
+def test_reach_is_told_in_words_and_versions_are_compared_by_their_evidence() -> None:
+    """A text has no room for all of it: what it leaves out has not gone."""
+    habit = Trait("popularity", "lesser-known", "reach", 1.6, 20)
+    strong = Trait("genres", "Horror", "value", 3.0, 12)
+    one = Evidence(events=30, liked=30, tastes=(strong,), reach=(habit,))
+    two = Evidence(events=31, liked=31, tastes=(strong,), reach=(habit,))
+    versions = [Version("u", at, "text", ("events|n=30",), e.json) for at, e in ((1, one), (2, two))]
+    assert diff(*map(claims_of_version, versions)) == ["1 more choice"]
+    assert diff(Evidence(events=30), one) == [
+        "new among your tastes: horror",
+        "you now look beyond what is popular more than most",
+    ]
+    said = Version("u", 3, "text", ("said|no gore", "likes|genres|Horror|lift=9.0|n=1"), one.json)
+    assert diff(claims_of_version(versions[0]), claims_of_version(said)) == ['you told us "no gore"']
+    kept_nothing = Version("u", 4, "text", ("events|n=3",))
+    assert claims_of_version(kept_nothing) == ("events|n=3",)

@@ -79,6 +79,53 @@ def test_what_is_forgotten_is_not_inferred_any_more(fitted: EvidenceProfiles, qu
     assert [claim for claim in fitted.as_of(queries).frame["claims"][0] if f"|{value}|" in claim]
 
 
+def test_who_wants_nothing_counted_is_not_told_that_there_is_nothing(
+    fitted: EvidenceProfiles, queries: Queries
+) -> None:
+    evidence = fitted.evidence(queries)[0]
+    tastes = {(t.attribute, t.value): None for t in evidence.tastes}
+    whole = tastes | {(t.attribute, t.value): None for t in evidence.common}
+    none = edited(fitted, queries, *[Edit(now(queries), "forget", *pair) for pair in whole])
+    assert none.evidence(queries)[0].tastes == none.evidence(queries)[0].common == ()
+    text = none.as_of(queries).frame["text"][0]
+    assert fitted.phrases.kinds["titles-only"][0] not in text
+    assert text.startswith("You asked us not to count on")
+    assert text.endswith(fitted.as_of(queries).frame["text"][0].rsplit(". ", 1)[1]), "what it rests on is still said"
+
+
+def test_who_wants_no_taste_counted_is_not_called_average(fitted: EvidenceProfiles, queries: Queries) -> None:
+    found = fitted.evidence(queries)
+    row = next(
+        row for row, e in enumerate(found) if {t.value for t in e.common} - {t.value for t in e.tastes} and e.tastes
+    )
+    user = queries.frame["user_id"][row]
+    less = [Edit(now(queries), "forget", t.attribute, t.value) for t in found[row].tastes]
+    after = fitted.with_edits(Edits.of(user, *less)).as_of(queries).frame.row(row, named=True)
+    assert [claim for claim in after["claims"] if claim.startswith("common|")]
+    assert "that of most people" not in after["text"]
+    assert "You often choose" in after["text"]
+
+
+def test_what_is_taken_back_leaves_the_text_and_is_a_newer_profile(fitted: EvidenceProfiles, queries: Queries) -> None:
+    frame = queries.frame.with_columns(pl.col("at") + 100)
+    later, first = Queries(frame), int(frame["times"].list.last()[0])
+    pin = Edit(first + 10, "pin", *liked(fitted, queries))
+    back = Edit(first + 20, "withdraw", *liked(fitted, queries))
+    before, pinned, after = (
+        source.as_of(later).frame
+        for source in (fitted, edited(fitted, queries, pin), edited(fitted, queries, pin, back))
+    )
+    assert [frame["as_of"][0] for frame in (before, pinned, after)] == [first, first + 10, first + 20]
+    assert_frame_equal(after.drop("as_of"), before.drop("as_of"))
+    assert_frame_equal(after[1:], before[1:])
+
+
+def test_the_catalogs_names_are_collected_once_for_all_edits(fitted: EvidenceProfiles, queries: Queries) -> None:
+    """They are read at every request of the endpoint by whoever changed anything."""
+    said = Edit(now(queries), "say", text="hello")
+    assert edited(fitted, queries, said).listener is fitted.listener is fitted.reasons.listener
+
+
 def test_what_is_pinned_is_said_to_be_asked_for_and_not_inferred(fitted: EvidenceProfiles, queries: Queries) -> None:
     values = fitted.known.population.values.filter(pl.col("kind") == "value").select("attribute", "value").rows()
     known = {(t.attribute, t.value) for t in fitted.evidence(queries)[0].tastes}
@@ -87,6 +134,11 @@ def test_what_is_pinned_is_said_to_be_asked_for_and_not_inferred(fitted: Evidenc
     claims = source.as_of(queries).frame["claims"][0].to_list()
     assert claims[0] == f"pinned|{attribute}|{value}"
     assert not [claim for claim in claims if claim.startswith(f"likes|{attribute}|{value}|")]
+
+
+def test_what_every_catalog_has_is_named_without_its_attribute(fitted: EvidenceProfiles, queries: Queries) -> None:
+    after = edited(fitted, queries, Edit(now(queries), "pin", "popularity", "lesser-known")).as_of(queries).frame
+    assert after["text"][0].startswith("You asked us to count on lesser-known titles. ")
 
 
 def test_a_models_text_that_says_what_is_forgotten_is_not_shown(fitted: EvidenceProfiles, queries: Queries) -> None:

@@ -1,5 +1,6 @@
 """What users change in their profiles: which edits stand, what they make of the evidence, and how they are told."""
 
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -135,6 +136,13 @@ def test_what_is_forgotten_leaves_every_claim_and_the_anchors_that_carry_it(know
     assert apply(FULL, [edit("forget", "1950s", attribute="year")], known).eras == ()
 
 
+def test_how_far_one_looks_beyond_the_popular_may_be_forgotten_too(known: Known) -> None:
+    reach = trait("lesser-known", attribute="popularity", kind="reach")
+    whole = replace(FULL, reach=(reach,))
+    assert apply(whole, [edit("forget", "lesser-known", attribute="popularity")], known) == FULL
+    assert apply(whole, [edit("forget", "Horror")], known).reach == (reach,)
+
+
 def test_a_dislike_may_be_forgotten_without_asking_for_less(known: Known) -> None:
     undisliked = [edit("forget", "Western", NO_DISLIKE)]
     assert apply(FULL, undisliked, known).dislikes == ()
@@ -225,5 +233,6 @@ def test_an_edit_is_explained_in_one_line(known: Known) -> None:
         'said "no horror, more musicals": understood as less of horror and more of musicals'
     )
     assert explain(edit("pin", "1950s", attribute="year"), known) == "counts on the 1950s"
-    assert explain(edit("forget", "Western", NO_DISLIKE), known) == "does not count on westerns as a dislike"
+    assert explain(edit("forget", "Western", NO_DISLIKE), known) == "has nothing against westerns"
+    assert explain(edit("withdraw", text="no horror"), known) == 'took back what was said: "no horror"'
     assert "\n" not in explain(edit("say", text="no\nhorror\n" * 400), known)

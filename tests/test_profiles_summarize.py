@@ -1,5 +1,6 @@
 """LM-written profiles: bounded, resumable, checked; what fails is left to the template."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,15 @@ def test_the_report_counts_tokens_and_time(profiles: Any, queries: Queries, scri
     assert report.prompt_tokens == sent
     assert 0 < report.completion_tokens < sent
     assert report.seconds > 0
+
+
+def test_the_report_is_plain_values_without_texts(profiles: Any, queries: Queries, scripted_lm: Any) -> None:
+    _, report = summarize(profiles, queries, scripted_lm(reply=lambda prompt: "No idea."), 4, prompt="write")
+    found = json.loads(json.dumps(report.as_dict()))
+    wanted = {"claim_precision", "coverage", "false_texts", "false_claims", "prompt_tokens", "completion_tokens"}
+    assert wanted | {"model", "prompt_id", "asked", "accepted", "seconds", "faults"} <= set(found)
+    assert (found["asked"], found["accepted"], found["claim_precision"]) == (4, 0, 1.0)
+    assert "No idea." not in json.dumps(found)
 
 
 def test_the_report_measures_what_is_shown(profiles: Any, queries: Queries, scripted_lm: Any) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from recsys.data.words import attribute_name, join, one_line, quoted, value_name
+from recsys.data.words import article_first, attribute_name, join, one_line, quoted, titled, value_name
 from recsys.profiles.evidence import Evidence, Item, Trait
+from recsys.profiles.names import title_forms
 from recsys.profiles.template import Phrases, profile, sentences
 
 PHRASES = Phrases.read()
@@ -146,6 +147,8 @@ def test_titles_stay_quoted_on_one_line(title: str, shown: str) -> None:
         ("genre", "Comedy", "comedies"),
         ("genre", "Western", "westerns"),
         ("genres", "Children's", "children's titles"),
+        ("genres", "Family", "family titles"),
+        ("genres", "Film-Noir", "film noir"),
         ("tags", "IMAX", "IMAX"),
         ("tags", "McCartney", "McCartney"),
         ("director", "Woody Allen", "Woody Allen"),
@@ -154,6 +157,23 @@ def test_titles_stay_quoted_on_one_line(title: str, shown: str) -> None:
 )
 def test_values_are_named_as_people_say_them(attribute: str, value: str, name: str) -> None:
     assert value_name(attribute, value) == name
+
+
+@pytest.mark.parametrize(
+    ("title", "spoken"),
+    [
+        ("Matrix, The (1999)", "The Matrix (1999)"),
+        ("Good, The Bad and The Ugly, The", "The Good, The Bad and The Ugly"),
+        ("Avventura, L' (1960)", "L'Avventura (1960)"),
+        ("Seventh Seal, The (Sjunde inseglet, Det) (1957)", "The Seventh Seal (Sjunde inseglet, Det) (1957)"),
+        ("The Matrix", "The Matrix"),
+        ("Go, Dog. Go!", "Go, Dog. Go!"),
+        ("Here, There", "Here, There"),
+    ],
+)
+def test_an_article_behind_a_title_is_spoken_before_it_and_the_checker_finds_both(title: str, spoken: str) -> None:
+    assert article_first(title) == spoken
+    assert {title, spoken} <= title_forms(title)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +225,32 @@ def test_the_last_choice_is_the_true_one_also_where_it_is_liked(
     assert [c for c in told.claims if c.startswith("latest|")] == [f"latest|{name}" for name in named]
 
 
+def test_the_newest_title_is_not_praised_and_then_named_again() -> None:
+    """Unless it is the only one that can be praised."""
+    both = Evidence(events=9, liked=9, rated=True, anchors=items("A", "B"), latest=items("A"))
+    assert said(both).count('"A"') == 1
+    assert 'You thought highly of "B".' in said(both)
+    alone = Evidence(events=9, liked=9, rated=True, anchors=items("A"), latest=items("A"))
+    assert 'You thought highly of "A".' in said(alone)
+
+
+def test_decades_are_named_in_the_order_of_time_behind_values() -> None:
+    found = Evidence(
+        events=9,
+        liked=9,
+        tastes=(taste("Horror"),),
+        eras=tuple(taste(d, attribute="year", kind="era") for d in ("1980s", "1960s")),
+        recent=(taste("1990s", attribute="year", kind="era"), taste("Comedy")),
+    )
+    assert "You lean towards the 1960s and the 1980s." in said(found)
+    assert "turned more to comedies and the 1990s" in said(found)
+
+
+def test_a_count_is_told_once() -> None:
+    text = said(Evidence(events=20, disliked=20, rated=True, recent=(taste("Comedy"),), latest=items("A")))
+    assert text.count("20 ratings") == 1
+
+
 def test_the_separator_of_claims_is_kept_out_of_names() -> None:
     claims = profile(Evidence(events=9, liked=9, tastes=(taste("a|b\nc"),)), PHRASES)[1]
     assert claims[0] == "likes|genres|a/b c|lift=2.5|n=9"
@@ -241,7 +287,7 @@ def test_every_worlds_profile_names_its_newest_item_as_the_last(world: Any) -> N
     for history, text in zip(queries.frame["history"], profiles.as_of(queries).frame["text"], strict=True):
         known = [item for item in history if item in titles]
         if len(known) >= 5:
-            assert f"you last chose {quoted(titles[known[-1]])}" in text.replace("You last", "you last")
+            assert f"you last chose {titled(titles[known[-1]])}" in text.replace("You last", "you last")
 
 
 def test_the_worlds_profiles_are_short_and_name_what_they_claim(world: Any) -> None:

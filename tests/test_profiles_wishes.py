@@ -77,6 +77,9 @@ def heard(text: str, listener: Listener) -> str:
         ("I don't only like drama", "+Drama"),
         ("I can't get enough of horror", "+Horror"),
         ("I never miss a western", "+Western"),
+        ("never enough comedies", "+Comedy"),
+        ("I never tire of westerns", "+Western"),
+        ("who doesn't love comedies", "+Comedy"),
         ("too much drama, not enough comedy", "-Drama +Comedy"),
         ("not only horror but comedy", "+Horror +Comedy"),
         ("anything but horror", "-Horror"),
@@ -108,6 +111,9 @@ def test_what_people_say_is_understood_clause_by_clause(listener: Listener, text
         "🎬",
         "no more than two hours, with subtitles",
         "I don't mind horror",  # neither more nor less
+        "I have nothing against horror",
+        "I'm not against horror",
+        "I don't have a problem with horror",
         "no romantic comedies",  # refuses what is both, and neither of them
         "no horror from the 80s",
         "my family chose this",

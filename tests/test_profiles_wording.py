@@ -24,7 +24,7 @@ def test_a_profile_in_german_reads_as_written_here() -> None:
         "Du wählst Horror weit öfter als die meisten hier, und Science-Fiction öfter als üblich. "
         "Oft wählst du auch Dramen. "
         "Du hast eine Vorliebe für die 1970er. "
-        'Sehr gut bewertet hast du "Alien (1979)" und "Matrix, The (1999)". '
+        'Sehr gut bewertet hast du "Alien (1979)" und "The Matrix (1999)". '
         'In letzter Zeit wählst du öfter Komödien; zuletzt war es "Jaws 2 (1978)". '
         "Schlechter als den Rest bewertest du Western. "
         "Das beruht auf 53 Bewertungen."

@@ -18,7 +18,7 @@ from recsys.candidates.base import Floats, Ints, Source, Spread, block_rows, pro
 from recsys.candidates.trainable import HeadStart, TrainedConfig
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.errors import SpecError
-from recsys.networks.chunks import Chunks, answer_gains, hold_out
+from recsys.networks.chunks import Chunks, answer_gains, hold_out, in_parts
 from recsys.networks.items import item_vectors
 from recsys.networks.pairs import cooccurrence
 from recsys.networks.training import Heads, Trained, fingerprint, train, workplace
@@ -95,6 +95,7 @@ class SequentialConfig(TrainedConfig):
                 device=settings.device,
                 folder=folder,
                 title="sequential" if quality else "sequential, last epochs",
+                split=in_parts,
             )
 
         key = fingerprint(self, seed, histories.indptr, histories.items, *arrays_of(explored).values())
@@ -110,7 +111,6 @@ class SequentialConfig(TrainedConfig):
         return Sequential(vocab, self, network.eval(), report, explored.eval())
 
     def _fresh(self, learned: Histories, catalog: Catalog, vocab: Vocab, seed: int) -> "NextItem":
-
         text = item_vectors(catalog, vocab) if self.use_text else None
         own = cooccurrence(learned, len(vocab), self.dim) if self.warm_start else None
         return self.network(np.bincount(learned.items, minlength=len(vocab)), text, own, seed=seed)

@@ -63,11 +63,13 @@ def import_(
     quarantine: QuarantineOption = None,
     replace: ReplaceOption = False,
 ) -> None:
-    """Import MovieLens, RecBole, CSV, Parquet or JSONL files into the dataset format."""
+    """Import MovieLens, RecBole, CSV, Parquet or JSONL files into the dataset format, without users who were erased."""
     from typing import cast, get_args
 
     from recsys.data.importers import import_dataset
     from recsys.data.readers import Format
+    from recsys.profiles.versions import open_store
+    from recsys.settings import load_settings
 
     if form not in get_args(Format):
         raise typer.BadParameter(f"is one of {', '.join(get_args(Format))}", param_hint="--format")
@@ -86,6 +88,7 @@ def import_(
         name=name,
         quarantine=quarantine,
         replace=replace,
+        erased=open_store(load_settings().state_uri).buried,
     )
     for note in done.notes:
         typer.echo(f"note: {note}")

@@ -9,6 +9,9 @@ import typer
 def forget(
     user: Annotated[list[str], typer.Option(help="a user id; may be given several times")],
     bundle: Annotated[Path | None, typer.Option(help="the folder of a bundle that holds their events")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="folder of recorded LM answers (answers.sqlite); by default the cache's")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
     """Remove users' events and LM texts from a bundle, their profiles and edits from the store (RECSYS_STATE_URI), and
@@ -24,7 +27,9 @@ def forget(
     if not all(name.strip() for name in user):
         raise SpecError("--user: the id is empty")
     settings = load_settings()
-    replay = settings.cache_dir / "replay"
+    if replay is not None and not (replay / "answers.sqlite").is_file():
+        raise SpecError(f"--replay {replay}: holds no recorded answers (answers.sqlite)")
+    replay = replay or settings.cache_dir / "replay"
     where = [str(bundle)] if bundle else []
     where += ["the profile store", *(["recorded answers"] if replay.exists() else [])]
     if not yes:
@@ -36,11 +41,13 @@ def forget(
         f"removed: {gone.events} events and {gone.texts} texts of the bundle, {gone.rows} profiles and edits, "
         f"{gone.answers} recorded answers"
     )
+    if gone == erasure.Erased():
+        typer.echo("nothing of them was there: is the id right? It is recorded as erased all the same")
     if bundle is None:
         typer.echo("no bundle was named: what bundles hold of them is still there (--bundle)")
     typer.echo(
         "still to do: sums over many users and learned weights go with the next training; raw data, registered "
-        "bundles, batch output, backups and running servers are their keepers' to clear"
+        "bundles, batch output, reports and audits, backups and running servers are their keepers' to clear"
     )
 
 

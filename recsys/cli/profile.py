@@ -61,6 +61,8 @@ def edit(
     withdraw: Annotated[str | None, typer.Option(help="take back: a value, or what was said")] = None,
 ) -> None:
     """Change a user's profile: it says so first, slates keep to it from now on, and what it was is kept."""
+    from dataclasses import replace
+
     from rich.console import Console
 
     from recsys.errors import SpecError
@@ -79,13 +81,20 @@ def edit(
     ((kind, text),) = chosen.items()
     opened, store = _opened(bundle, user)
     profiles, queries = _profiles(opened), opened.queries([user])
-    made = _edit(kind, text, profiles, _standing(profiles.edits, queries), opened.now)
     user_id = queries.frame["user_id"][0]
-    store.put(profiles.versions(queries))
+    if store.buried([user_id])[0]:
+        raise SpecError(f"user '{user}' was forgotten (recsys forget): nothing is kept of them any more")
+    at = max([opened.now, *(int(before) + 1 for before in store.edits([user_id])["at"])])
+    made = _edit(kind, text, profiles, _standing(profiles.edits, queries), at)
+    (now,) = profiles.versions(queries)
+    if not store.versions(user_id):
+        store.put([now])
     store.edit(user_id, made)
+    (after,) = _profiles(opened.heeding(store, [user])).versions(queries)
+    store.put([replace(after, as_of=at)])  # by its own moment: each edit leaves a version
     console = Console(highlight=False)
     console.print(f"User {user} {explain(made, profiles.listener)}.\n", markup=False)
-    console.print(_profiles(opened.heeding(store, [user])).as_of(queries).frame["text"][0], markup=False)
+    console.print(after.text, markup=False)
 
 
 @app.command()
@@ -94,22 +103,29 @@ def save(
     users: Annotated[str, typer.Option(help="all, or a file: one id per line, or CSV or Parquet with user_id")] = "all",
 ) -> None:
     """Keep everybody's profile as it is now (RECSYS_STATE_URI), so that later ones can be compared with it."""
+    import polars as pl
     from tqdm import tqdm
 
     from recsys.batch import read_users
+    from recsys.data.counted import counted
+    from recsys.errors import SpecError
     from recsys.profiles.versions import open_store
     from recsys.registry import open_bundle
     from recsys.settings import load_settings
 
     settings = load_settings()
     opened, store = open_bundle(bundle, settings), open_store(settings.state_uri)
-    chosen = read_users(users, opened).ids
+    listed = pl.Series(read_users(users, opened).ids)
+    chosen = listed.filter(~store.buried(listed)).to_list()
+    if not chosen:
+        raise SpecError("all of these users were forgotten (recsys forget)")
     opened = opened.heeding(store, chosen)
     with tqdm(total=len(chosen), desc="profiles", unit="user", disable=None) as bar:
         for some in opened.queries(chosen).batches(1000):
             store.put(_profiles(opened).versions(some))
             bar.update(len(some))
-    typer.echo(f"{len(chosen)} profiles kept")
+    left = f"; {len(listed) - len(chosen)} were forgotten and are left out" if len(chosen) < len(listed) else ""
+    typer.echo(f"{counted(len(chosen), 'profile')} kept{left}")
 
 
 @app.command()
@@ -119,29 +135,32 @@ def diff(
     since: Annotated[int | None, typer.Option("--from", help="as of this moment, on the log's clock")] = None,
     until: Annotated[int | None, typer.Option("--to", help="as of this moment; now by default")] = None,
 ) -> None:
-    """Say in words what changed in a profile between two that were kept, or since the last one that was.
+    """Say in words what changed in a profile between two that were kept, or since the last other one that was.
 
-    Where none was kept, the user's profile halfway through the history is compared with now.
+    Where none was kept, the profile is worked out as it was at --from, or halfway through the history.
     """
     from rich.console import Console
 
+    from recsys.profiles.diff import claims_of_version
     from recsys.profiles.diff import diff as compare
 
     opened, store = _opened(bundle, user)
     profiles, queries = _profiles(opened), opened.queries([user])
     (now,) = profiles.versions(queries)
     kept = store.versions(queries.frame["user_id"][0])
-    old = _as_of(kept, since) if kept else _halfway(profiles, queries)
-    new = now if until is None else _as_of(kept, until)
-    if not kept:
-        print(
-            "note: no profile was kept (recsys profile save); compared is halfway through the history", file=sys.stderr
-        )
+    if kept:
+        others = [version for version in kept if version.claims != now.claims]
+        old = (others or kept)[-1] if since is None else _as_of(kept, since)
+        new = now if until is None else _as_of(kept, until)
+    else:
+        old, new = _earlier(profiles, queries, since), now if until is None else _earlier(profiles, queries, until)
+        how = "halfway through the history" if since is None else f"as of {since}, worked out from the history"
+        print(f"note: no profile was kept (recsys profile save); compared is the one {how}", file=sys.stderr)
     titles = {str(item): title for item, title in opened.catalog.frame.select("item_id", "title").iter_rows()}
     noun = "rating" if '"rated":true' in new.evidence else "choice"
-    lines = compare(old.claims, new.claims, titles=titles, noun=noun)
+    lines = compare(claims_of_version(old), claims_of_version(new), titles=titles, noun=noun)
     console = Console(highlight=False)
-    console.print(f"from {_moment(opened, old.as_of)} to {_moment(opened, new.as_of)}:")
+    console.print(f"from {_moment(opened, old.as_of)} to {'now' if new is now else _moment(opened, new.as_of)}:")
     for line in lines or ["nothing that the profile would say"]:
         console.print(f"- {line}", markup=False)
 
@@ -185,6 +204,10 @@ def _edit(kind: str, text: str, profiles: "EvidenceProfiles", standing: "tuple[E
         said = [edit for edit in standing if edit.action == "say" and edit.text.casefold() == words.casefold()]
         if said:
             return Edit(at, "withdraw", text=said[0].text)
+        # By the names that it was changed under, too: the catalog may have lost the value since.
+        named = [edit for edit in standing if edit.value and _is_named(edit, text)]
+        if len(named) == 1:
+            return Edit(at, "withdraw", *named[0].of)
         there = "; ".join(explain(edit, profiles.listener) for edit in standing) or "nothing"
         if not any(edit.value for edit in standing):
             raise SpecError(f"--withdraw: '{text}' was not said; the user changed: {there}")
@@ -198,6 +221,14 @@ def _edit(kind: str, text: str, profiles: "EvidenceProfiles", standing: "tuple[E
     return Edit(at, "pin" if kind == "pin" else "forget", *value)
 
 
+def _is_named(edit: "Edit", text: str) -> bool:
+    """Whether "attribute=value", or the value alone, is what the edit is about; in any case."""
+    attribute, equals, value = (part.strip().casefold() for part in text.partition("="))
+    if not equals:
+        return attribute == edit.value.casefold()
+    return (attribute, value) == (edit.attribute.casefold(), edit.value.casefold())
+
+
 def _as_of(kept: "list[Version]", moment: int | None) -> "Version":
     """The youngest that is no younger than the moment. Errors: `SpecError` where there is none."""
     from recsys.errors import SpecError
@@ -209,16 +240,19 @@ def _as_of(kept: "list[Version]", moment: int | None) -> "Version":
     return fit[-1]
 
 
-def _halfway(profiles: "EvidenceProfiles", queries: "Queries") -> "Version":
+def _earlier(profiles: "EvidenceProfiles", queries: "Queries", at: int | None) -> "Version":
+    """The profile of a query as it was at a moment; halfway through the history where none is named."""
     import polars as pl
 
     from recsys.tables import Queries
 
-    half = pl.col("history").list.len() // 2
-    times = [name for name in ("weights", "times") if name in queries.frame.columns]
-    cut = queries.frame.with_columns(pl.col("history", *times).list.head(half))
-    last = cut["times"].list.last().fill_null(0) if "times" in times else cut["at"]
-    return profiles.versions(Queries(cut.with_columns(last.alias("at"))))[0]
+    times = queries.frame["times"][0]
+    events = len(times) // 2 if at is None else int((times <= at).sum())
+    moment = at if at is not None else times[events - 1] if events else 0
+    cut = queries.frame.with_columns(
+        pl.col("history", "weights", "times").list.head(events), at=pl.lit(moment, dtype=pl.Int64)
+    )
+    return profiles.versions(Queries(cut))[0]
 
 
 def _moment(bundle: "Bundle", at: int) -> str:
@@ -239,14 +273,17 @@ def _table(found: "Evidence", bundle: "Bundle", profiles: "EvidenceProfiles") ->
     from rich.markup import escape
     from rich.table import Table
 
+    from recsys.data.counted import counted
+
     titles: Mapping[object, str] = dict(bundle.catalog.frame.select("item_id", "title").iter_rows())
+    unnamed = set(profiles.known.vocab.decode(profiles.known.unnamed.to_numpy()))
     pace = "" if found.pace is None or not _has_dates(bundle) else f", {found.pace:.1f} a week"
     columns = ("part", "what", "times the usual", "events", "for example")
-    table = Table(*columns, title=f"{found.events} events{pace}", title_justify="left")
+    table = Table(*columns, title=f"{counted(found.events, 'event')}{pace}", title_justify="left")
     for part in ("tastes", "eras", "reach", "common", "recent", "dislikes"):
         for trait in getattr(found, part):
             name = profiles.phrases.facet(trait.attribute, trait.value, trait.kind)
-            some = ", ".join(titles.get(item, str(item)) for item in trait.items[:2])
+            some = ", ".join(titles.get(item, str(item)) for item in trait.items if item not in unnamed)
             table.add_row(part, escape(name), f"{trait.lift:.1f}", str(trait.n), escape(some))
     for part in ("anchors", "latest"):
         for item in getattr(found, part):

@@ -1,6 +1,6 @@
 """From MovieLens, RecBole, CSV, Parquet or JSONL files to a folder in the public dataset format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import polars as pl
 
 from recsys.data.catalog import type_columns
 from recsys.data.check import write_quarantine
+from recsys.data.counted import counted
 from recsys.data.files import atomic_folder, refuse_taken
 from recsys.data.ingest import describe, good_events, item_rows
 from recsys.data.inspection import Inspection, inspect
@@ -45,12 +46,14 @@ def import_dataset(
     licence: str | None = None,
     quarantine: Path | None = None,
     replace: bool = False,
+    erased: Callable[[pl.Series], pl.Series] | None = None,
 ) -> Imported:
     """Write the data of `src` to the new folder `out` in the public format (Parquet and dataset.toml).
 
     mapping    : public column -> names to try in the files
     items      : the file of items, where `src` is the file of interactions
     quarantine : where bad rows go, with reasons; without it a bad row is an error
+    erased     : for user ids, which of them are to be left out (Boolean)
 
     Errors: `DataError` for bad data, `StorageError` where `out` is taken or cannot be written.
     """
@@ -64,8 +67,14 @@ def import_dataset(
             raise DataError(describe(inspection.violations) + hint)
         set_aside = write_quarantine(inspection, quarantine)
     log, catalog, notes = _log(inspection), *_items(inspection)
+    if erased is not None and len(log):
+        users = log["user_id"].unique(maintain_order=True)
+        gone = users.filter(erased(users))
+        log = log.filter(~pl.col("user_id").is_in(gone.implode()))
+        if len(gone):
+            notes.append(f"{counted(len(gone), 'user')} left out: their erasure is recorded (recsys forget)")
     if not len(log) or not len(catalog):
-        raise DataError(f"{src}: no good row is left")
+        raise DataError("; ".join([f"{src}: no good row is left", *notes]))
     if inspection.orphans[0] + inspection.dropped == len(log):
         raise DataError(f"{src}: no event is left on an item that was not set aside")
     terms = source.licence if licence is None else licence

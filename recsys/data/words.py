@@ -15,8 +15,13 @@ _TOPICAL = re.compile(
     r"(genre|categor|tag|type|topic|style|subject|mood|theme|class|kind|keyword|section|department|label)(y|s|es|ies)?"
 )
 
+_ARTICLE = re.compile(r"([^()]*), (The|A|An|Le|La|Les|L'|El|Il|Der|Die|Das)( \(.*)?")
+
 # genre words that people put in the plural when they speak of liking them; others ("horror", "crime") have none
 _COUNTABLE = frozenset({"biography", "comedy", "documentary", "drama", "musical", "mystery", "thriller", "western"})
+# and words that do not stand alone: "you like family" says something else
+_OF_TITLES = frozenset({"adult", "family", "short", "war"})
+_SAID = {"film-noir": "film noir", "game-show": "game shows", "talk-show": "talk shows"}
 
 
 def one_line(text: str, limit: int) -> str:
@@ -28,6 +33,21 @@ def one_line(text: str, limit: int) -> str:
 def quoted(title: str, limit: int = TITLE_LIMIT) -> str:
     """A title in straight double quotes, on one line; quotes inside become single, so that it cannot break out."""
     return '"' + one_line(_QUOTES.sub("'", title), limit) + '"'
+
+
+def article_first(title: str) -> str:
+    """A title as it is spoken: "Matrix, The (1999)" is "The Matrix (1999)"; any other as it is."""
+    found = _ARTICLE.fullmatch(title)
+    if not found:
+        return title
+    stem, article, rest = found.groups(default="")
+    gap = "" if article.endswith("'") else " "
+    return f"{article}{gap}{stem}{rest}"
+
+
+def titled(title: str, limit: int = TITLE_LIMIT) -> str:
+    """A title in running text: as it is spoken, `quoted`."""
+    return quoted(article_first(one_line(title, limit)), limit)
 
 
 def join(parts: Sequence[str]) -> str:
@@ -56,7 +76,7 @@ def value_name(attribute: str, value: str) -> str:
     clean = clean.lower()
     if clean in _COUNTABLE:
         return f"{clean[:-1]}ies" if clean.endswith("y") else f"{clean}s"
-    return f"{clean} titles" if clean.endswith("'s") else clean
+    return f"{clean} titles" if clean.endswith("'s") or clean in _OF_TITLES else _SAID.get(clean, clean)
 
 
 def facet_name(attribute: str, value: str, kind: str) -> str:

@@ -54,13 +54,13 @@ class Room:
                 break
             # Only here, outside of `except`, has the failed attempt let go of what it held.
             size = self.most = max(size // 2, least)
-            _free()
+            free()
         if size < wanted:
             log.warning("%s: out of memory with %d %s at once: going on with %d", model_id, wanted, what, size)
         return done
 
 
-def _free() -> None:
+def free() -> None:
     """Give memory that nobody holds any more back to the device."""
     import torch
 

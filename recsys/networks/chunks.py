@@ -1,6 +1,7 @@
 """Histories as batches: cut into chunks at offsets drawn anew each epoch; and held out, to say when to stop."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -84,3 +85,26 @@ class Chunks:
                 "items": torch.from_numpy(np.where(inside, self._items[place], 0).astype(np.int64)),
                 "targets": torch.from_numpy(np.where(inside, self._items[place + 1], -1).astype(np.int64)),
             }
+
+
+def in_parts(batch: Batch, parts: int) -> list[tuple[Batch, float]]:
+    """A batch of histories in exactly so many parts, each with its share of the targets.
+
+    batch : as of `Chunks`; "asked" (n, 2), rows and places, and "like" (n,), where they are there, go with their rows.
+    Where there are more parts than histories, the first comes again for nothing: with a share of 0.
+    """
+    import torch
+
+    items, targets = batch["items"], batch["targets"]
+    answers = (targets >= 0).sum(dim=1)
+    found: list[tuple[Batch, float]] = []
+    for start, end in pairwise(len(items) * part // parts for part in range(parts + 1)):
+        rows = slice(start, end) if end > start else slice(0, 1)
+        part = {"items": items[rows], "targets": targets[rows]}
+        if "asked" in batch:
+            row = batch["asked"][:, 0]
+            own = (row >= rows.start) & (row < rows.stop)
+            if own.any():
+                part |= {"asked": batch["asked"][own] - torch.tensor([rows.start, 0]), "like": batch["like"][own]}
+        found.append((part, float(answers[start:end].sum() / answers.sum())))
+    return found

@@ -25,7 +25,9 @@ def item_vectors(catalog: Catalog, vocab: Vocab) -> Floats:
     vectors = np.ascontiguousarray(frame["embedding"].to_numpy(), dtype=np.float32)
     if not np.isfinite(vectors).all():
         item = frame["item_id"][int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])]
-        raise SpecError(f"catalog: item {item!r}: its embedding has numbers that are not finite")
+        raise SpecError(
+            f"catalog: item {item!r}: its embedding has numbers that are not finite: mend it, or leave out `embedding`"
+        )
     return vectors
 
 

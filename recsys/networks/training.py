@@ -10,14 +10,12 @@ import hashlib
 import json
 import logging
 import shutil
-import signal
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +26,9 @@ from safetensors import SafetensorError
 from recsys.data.files import atomic_file, storage_errors
 from recsys.errors import SpecError
 from recsys.lm.device import Dtype, auto_dtype, pick_device
-from recsys.lm.memory import out_of_memory
+from recsys.lm.memory import free, out_of_memory
 from recsys.networks.checkpoints import checkpoint_io, read_checkpoint
+from recsys.networks.manners import bar, interruptible, quiet
 from recsys.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +37,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PRECISION: Mapping[Dtype, Any] = {"bfloat16": "bf16-mixed", "float16": "16-mixed", "float32": "32-true"}
+T = TypeVar("T")
 Batch = Mapping[str, "torch.Tensor"]
+# Cuts a batch into exactly so many parts, each with its share of the batch's loss.
+Split = Callable[[Batch, int], Sequence[tuple[Batch, float]]]
 
 
 class Batches(Protocol):
@@ -107,6 +109,7 @@ def train(
     device: str,
     folder: Path,
     title: str,
+    split: Split | None = None,
 ) -> Trained:
     """Train `network` in place and leave it with its best weights, in evaluation mode on the CPU.
 
@@ -114,6 +117,8 @@ def train(
     quality : higher is better, measured after each epoch; None goes through `config.finish` epochs and lets the rate
               down to zero instead.
     folder  : where the state is kept; what a finished training left there is taken over instead of training again.
+    split   : where memory runs out, batches are taken in two parts, four, and so on, from the last good pass on; each
+              step is still that of the whole batches. None: they cannot be cut.
     Errors: `SpecError` for a GPU that is not there, and where memory does not reach.
     """
     import torch
@@ -121,34 +126,42 @@ def train(
     from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
     place = torch.device(pick_device(device))
-    network.train()
     epochs = config.epochs if quality else config.finish
     each = len(batches(0))
-    steps = -(-each // config.accumulate) * epochs
-    module = _module(network, batches, quality, config, steps=steps, seed=seed)
     best, last, done = folder / "best.ckpt", folder / "last.ckpt", folder / "done.json"
     _drop_unreadable(folder, best, last, done)
-    if not done.exists():
-        keep = ModelCheckpoint(
-            dirpath=folder,
-            filename=best.stem,
-            monitor="quality",
-            mode="max",
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
+    start = {name: value.detach().clone() for name, value in network.state_dict().items()} if split else {}
+
+    def run(parts: int) -> list[float]:
+        if parts > 1:
+            network.load_state_dict(start)  # where there is a good pass, its state comes from there
+        network.train()
+        steps = -(-each // config.accumulate) * epochs
+        module = _module(network, batches, quality, config, steps=steps, seed=seed, split=split, parts=parts)
+        # Not by `save_last`, which leaves out the epochs that are not the best so far: a resumed run would repeat them.
+        keep, latest = (
+            ModelCheckpoint(
+                dirpath=folder,
+                filename=path.stem,
+                monitor=monitor,
+                mode="max",
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            )
+            for path, monitor in ((best, "quality"), (last, None))
         )
         stop = EarlyStopping("quality", mode="max", patience=config.patience, check_on_train_epoch_end=True)
-        with torch.random.fork_rng(), _quiet():
+        gpus = [place.index or 0] if place.type == "cuda" else []
+        with torch.random.fork_rng(gpus), quiet():
             trainer = Trainer(
-                accelerator="gpu" if place.type == "cuda" else place.type,
-                devices=[place.index or 0] if place.type == "cuda" else 1,
+                accelerator="gpu" if gpus else place.type,
+                devices=gpus or 1,
                 precision=PRECISION[auto_dtype(str(place))],
                 max_epochs=epochs,
                 reload_dataloaders_every_n_epochs=1,
                 gradient_clip_val=1.0,
-                accumulate_grad_batches=config.accumulate,
-                callbacks=[keep, stop, _bar(title, each, epochs, measured=quality is not None)],
+                accumulate_grad_batches=config.accumulate * parts,
+                callbacks=[stop, keep, latest, bar(title, each * parts, epochs, measured=quality is not None)],
                 plugins=[checkpoint_io()],
                 logger=False,
                 enable_progress_bar=False,
@@ -156,15 +169,68 @@ def train(
             )
             if last.exists():
                 log.info("%s: going on from %s", title, last)
-            with _interruptible(title), _roomy(title, config):
+            with interruptible(title):
                 trainer.fit(module, ckpt_path=str(last) if last.exists() else None)
+        found: list[float] = module.qualities.tolist()
+        return found
+
+    if not done.exists():
+        measured = _roomy(run, title, config, cut=split is not None)
         with atomic_file(done) as path:
-            path.write_text(json.dumps(module.qualities.tolist()))
+            path.write_text(json.dumps(measured))
     learned = read_checkpoint(best)["state_dict"]
     network.load_state_dict({name.removeprefix("network."): value for name, value in learned.items()})
     network.cpu().eval()
     qualities = tuple(json.loads(done.read_text()))
     return Trained(qualities, best=1 + int(np.argmax(qualities)))
+
+
+def _roomy(run: Callable[[int], T], title: str, config: Schedule, *, cut: bool) -> T:
+    """What `run(parts)` gives, of as few parts of each batch as memory has room for, if it can be `cut` at all.
+
+    Errors: `SpecError` that says what to do, where it cannot, or memory does not reach for a part of one row.
+    """
+    parts = 1
+    while True:
+        rows = -(-config.batch // parts)
+        try:
+            return run(parts)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if not cut or rows == 1:
+                advice = "halve `batch` and double `accumulate` in the recipe, for the same steps in half the memory"
+                if rows == 1:
+                    advice = "make the network smaller, or train where there is more memory (RECSYS_DEVICE)"
+                raise SpecError(f"{title}: out of memory in training with batches of {rows}: {advice}") from error
+        # Only here, outside of `except`, has the failed attempt let go of what it held.
+        parts *= 2
+        free()
+        log.warning(
+            "%s: out of memory in training with batches of %d: going on with %d at once, %d times for the same step",
+            title,
+            rows,
+            -(-config.batch // parts),
+            parts * config.accumulate,
+        )
+
+
+class _Parts:
+    """An epoch's batches, each in so many parts, with the weight of each; whole where there is one part."""
+
+    def __init__(self, batches: Batches, split: Split | None, parts: int) -> None:
+        self._batches, self._split, self._parts = batches, split, parts
+
+    def __len__(self) -> int:
+        return len(self._batches) * self._parts
+
+    def __iter__(self) -> Iterator[tuple[Batch, float]]:
+        for batch in self._batches:
+            if self._split is None or self._parts == 1:
+                yield batch, 1.0
+            else:
+                # Lightning takes the mean over what it accumulates, and shares add up to one.
+                yield from ((part, share * self._parts) for part, share in self._split(batch, self._parts))
 
 
 def _module(
@@ -175,6 +241,8 @@ def _module(
     *,
     steps: int,
     seed: int,
+    split: Split | None,
+    parts: int,
 ) -> Any:
     import torch
     from lightning.pytorch import LightningModule
@@ -186,14 +254,15 @@ def _module(
             self.qualities = torch.empty(0, dtype=torch.float64)
 
         def train_dataloader(self) -> Any:
-            return batches(self.current_epoch)
+            return _Parts(batches(self.current_epoch), split, parts)
 
         def on_train_epoch_start(self) -> None:
             # By the epoch, so that a resumed run draws the dropout that an uninterrupted one would have drawn.
             torch.manual_seed(seed * 100_003 + self.current_epoch)
 
-        def training_step(self, batch: Batch, _: int) -> torch.Tensor:
-            loss: torch.Tensor = self.network(batch)
+        def training_step(self, batch: tuple[Batch, float], _: int) -> torch.Tensor:
+            part, weight = batch
+            loss: torch.Tensor = self.network(part) * weight
             return loss
 
         def on_train_epoch_end(self) -> None:
@@ -227,31 +296,6 @@ def _module(
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     return Module()
-
-
-def _bar(title: str, each: int, epochs: int, *, measured: bool) -> Any:
-    """A bar on stderr, where the other bars are; Lightning's own writes to stdout, which belongs to results."""
-    from lightning.pytorch.callbacks import Callback
-    from tqdm import tqdm
-
-    class Bar(Callback):
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            done = each * trainer.current_epoch
-            self.bar = tqdm(total=each * epochs, initial=done, desc=title, unit="batch", disable=None)
-
-        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-            shown: dict[str, Any] = {"epoch": trainer.current_epoch + 1}
-            if measured and len(pl_module.qualities):
-                shown["ndcg"] = f"{pl_module.qualities[-1]:.4f}"
-            self.bar.set_postfix(shown)
-
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            self.bar.update(1)
-
-        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            self.bar.close()
-
-    return Bar()
 
 
 @contextmanager
@@ -289,48 +333,3 @@ def _drop_unreadable(folder: Path, best: Path, last: Path, done: Path) -> None:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         log.warning("%s: this state of an earlier training cannot be read (%s); it starts anew", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _interruptible(title: str) -> Iterator[None]:
-    """Ctrl+C stays what it is elsewhere: Lightning makes an exit of it and leaves the signal switched off."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as stop:
-        signal.signal(signal.SIGINT, handler)
-        log.warning("%s: interrupted; the same command goes on from the last good pass", title)
-        raise KeyboardInterrupt from stop
-
-
-@contextmanager
-def _roomy(title: str, config: Schedule) -> Iterator[None]:
-    """Where memory runs out, say what to do. It is not done here: other batches make another training."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        raise SpecError(
-            f"{title}: out of memory in training with batches of {config.batch}: halve `batch` and double `accumulate` "
-            "in the recipe, which makes the same steps in half the memory"
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning tells about accelerators and tips that nobody asked for; its warnings stay."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # Lightning 2.6 asks torch 2.13 in a way that torch is about to drop.
-            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-            # It is ours, and not empty where an interrupted training goes on.
-            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -9,8 +9,8 @@ reads by are data (`lexicon`).
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from recsys.profiles.evidence import Evidence
 from recsys.profiles.lexicon import Lexicon
@@ -30,8 +30,9 @@ _MARKS = ("alike", "recent", "faded", "often", "most")
 class Claim:
     """One checkable claim.
 
-    kind     : value, era, title, number, comparative, recency, superlative, share; or what the reader cannot take for
-               true: name, word, topics, language, unknown
+    kind     : value, era, title, number, comparative, recency, superlative, share; wording (a sentence of the wording
+               that names nothing: "you come back more often than most"); or what the reader cannot take for true:
+               name, word, topics, language, unknown
     name     : what it is about, as the text has it
     polarity : liked, disliked or unclear: where the text puts it
     why      : what is wrong where it is not supported
@@ -80,11 +81,14 @@ class _Clause:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads texts by a catalog's names and a language's words. fixed: sentences that claim nothing and may stand."""
+    """Reads texts by a catalog's names and a language's words.
+
+    fixed : sentences of the wording that name nothing, by kind; they may stand where the template would say them
+    """
 
     names: Names
     lexicon: Lexicon
-    fixed: frozenset[str] = frozenset()
+    fixed: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, text: str, evidence: Evidence) -> Reading:
         """All claims of the text, checked against the evidence."""
@@ -95,18 +99,22 @@ class Reader:
         faults: list[str | None] = []
         for place, sentence in enumerate(sentences):
             found: list[Claim] = []
+            whole = masked.restore(sentence).strip()
+            if (kind := self.fixed.get(whole)) is not None:
+                why = facts.worded(kind)
+                claims.append(Claim(place, "wording", kind, "liked", not why, why))
+                faults.append(f"wording: {kind}" if why else None)
+                continue
             for clause in self._clauses(sentence, masked):
                 some, true = self._judge(place, clause, facts)
                 found += some
                 told |= true
             claims += found
-            faults.append(self._fault(masked.restore(sentence), sentence, found))
-        whole = tuple(masked.restore(sentence).strip() for sentence in sentences)
-        return Reading(whole, tuple(claims), frozenset(told), tuple(faults))
+            faults.append(self._fault(whole, sentence, found))
+        shown = tuple(masked.restore(sentence).strip() for sentence in sentences)
+        return Reading(shown, tuple(claims), frozenset(told), tuple(faults))
 
     def _fault(self, shown: str, sentence: str, claims: list[Claim]) -> str | None:
-        if shown.strip() in self.fixed:
-            return None
         if self.lexicon.has("others", sentence):
             return "person"
         for claim in claims:

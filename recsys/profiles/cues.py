@@ -5,14 +5,18 @@ import unicodedata
 
 # All of these as `_normal` writes them: lower case, no apostrophes, hyphens as spaces.
 _LIKED_AFTER_ALL = (
-    r"cant get enough(?: of)?|not enough|(?:never|not)(?: get| getting)? (?:tired|sick|bored) (?:of|by|with)"
+    r"cant get enough(?: of)?|(?:not|never)(?: get| have)? enough|never tire of"
+    r"|(?:never|not)(?: get| getting)? (?:tired|sick|bored) (?:of|by|with)"
+    r"|who (?:doesnt|wouldnt) (?:love|like|enjoy|want)"
     r"|(?:not|dont) (?:only|just|merely)|never miss|(?:not|dont) (?:want to |wanna )?miss"
     r"|nothing (?:beats|better than|like a good)|why not|at least|too few"
-    r"|(?:no|any) (?:problem|issue)s? with"
     r"|(?:cant|couldnt) live without|(?:wont|wouldnt|never) say no to|not (?:opposed|averse) to"
     r"|(?:dont|never) (?:forget|skip|hide|drop|remove|stop|avoid|ignore)"
 )
-_NEITHER = r"(?:dont|doesnt|not) (?:mind|hate|dislike|bother|bothered)|no matter"
+_NEITHER = (
+    r"(?:dont|doesnt|not) (?:mind|hate|dislike|bother|bothered)|no matter|(?:nothing|not) against"
+    r"|(?:dont|doesnt) have (?:a|any) (?:problem|issue)s? with|(?:no|any) (?:problem|issue)s? with"
+)
 _AGAINST = (
     r"no|not|non|none|nothing|nor|neither|never|nope|nah|meh|yuck|ugh|without|less|fewer|least|minus|anti|hat(?:e|es|ed|ing)"
     r"|dislik\w*|detest\w*|loath\w*|despis\w*|avoid\w*|skip\w*|hid(?:e|ing)|drop|remov\w*|forget|ignore|stop|ban|block"

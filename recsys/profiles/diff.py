@@ -8,9 +8,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from recsys.data.words import facet_name, join, quoted
+from recsys.data.words import facet_name, join, quoted, titled
 from recsys.profiles.evidence import Evidence
+from recsys.profiles.population import LESSER, POPULAR
+from recsys.profiles.rhythm import OFTEN, PACE, SELDOM
 from recsys.profiles.template import claim
+from recsys.profiles.versions import Version
 
 STEP = 1.25
 """By this factor a lift must change to be called stronger or weaker; less is what a few events do."""
@@ -37,15 +40,25 @@ _NAMES: Mapping[str, tuple[str, str]] = {
     "latest": ("you last chose {}", ""),
     "said": ("you told us {}", "you took back {}"),
 }
+# The same for claims about the user alone, by kind and value.
+_LEANINGS: Mapping[tuple[str, str], str] = {
+    ("reach", LESSER): "look beyond what is popular more than most",
+    ("reach", POPULAR): "keep to what is popular more than most",
+    (PACE, OFTEN): "come back more often than most",
+    (PACE, SELDOM): "come back less often than most",
+}
+_OF_OTHERS = ("persona", "everybody")  # no change of the user's
 _ERA = re.compile(r"\d{3}0s")
 
 
 @dataclass(frozen=True)
 class _Claims:
-    """Claims by kind: values with their lifts (None where they have none), names, and the number of events."""
+    """Claims by kind: values with their lifts (None where they have none), names, leanings in words, and the number of
+    events."""
 
     values: Mapping[str, Mapping[tuple[str, str], float | None]]
     names: Mapping[str, Sequence[str]]
+    leanings: Sequence[str]
     others: Sequence[str]
     events: int
 
@@ -53,7 +66,7 @@ class _Claims:
     def read(cls, claims: Sequence[str]) -> "_Claims":
         values: dict[str, dict[tuple[str, str], float | None]] = {}
         names: dict[str, list[str]] = {}
-        others, events = [], 0
+        leanings, others, events = [], [], 0
         for text in claims:
             kind, *rest = text.split("|")
             if kind in _VALUES and len(rest) >= 2:
@@ -62,9 +75,11 @@ class _Claims:
                 names.setdefault(kind, []).append("|".join(rest))
             elif kind == "events":
                 events = int(_number(rest, "n=") or 0)
-            else:
+            elif len(rest) >= 2 and (kind, rest[1]) in _LEANINGS:
+                leanings.append(_LEANINGS[kind, rest[1]])
+            elif kind not in _OF_OTHERS:
                 others.append(text)
-        return cls(values, names, others, events)
+        return cls(values, names, leanings, others, events)
 
 
 def diff(
@@ -87,7 +102,9 @@ def diff(
     for kind in ("likes", "era", "common", "recent", "dislikes"):
         lines += _compare(kind, before.values.get(kind, {}), after.values.get(kind, {}))
     for kind in ("anchor", "latest"):
-        lines += _named(kind, before, after, lambda item: quoted((titles or {}).get(item, item)))
+        lines += _named(kind, before, after, lambda item: titled((titles or {}).get(item, item)))
+    lines += [f"you now {text}" for text in after.leanings if text not in before.leanings]
+    lines += [f"you no longer {text}" for text in before.leanings if text not in after.leanings]
     lines += [f"new: {text}" for text in after.others if text not in before.others]
     lines += [f"gone: {text}" for text in before.others if text not in after.others]
     if more := after.events - before.events:
@@ -101,13 +118,29 @@ def claims_of(evidence: Evidence) -> list[str]:
         "likes": evidence.tastes,
         "era": evidence.eras,
         "common": evidence.common,
+        "reach": evidence.reach,
         "recent": evidence.recent,
         "dislikes": evidence.dislikes,
+        PACE: evidence.rhythm,
     }
     values = [claim(kind, trait) for kind, traits in parts.items() for trait in traits]
     anchors = [f"anchor|{item.item_id}" for item in evidence.anchors]
     latest = [f"latest|{item.item_id}" for item in evidence.latest[:1]]
     return [f"events|n={evidence.events}", *values, *anchors, *latest]
+
+
+EDITED = ("said|", "pinned|", "forgotten|", "undisliked|")
+"""How the claims begin that tell what the user changed, which no evidence holds."""
+
+
+def claims_of_version(version: Version) -> Sequence[str]:
+    """All that a stored version knows: what the user changed, and every claim of its evidence, also those that its
+    text has no room for; the text's claims where the evidence was not kept or is of another release."""
+    try:
+        evidence = Evidence.read(version.evidence)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return version.claims
+    return [*(claim for claim in version.claims if claim.startswith(EDITED)), *claims_of(evidence)]
 
 
 def _claims(version: Evidence | Sequence[str]) -> Sequence[str]:

@@ -108,15 +108,22 @@ class Edits(Table):
 
         Nothing younger than the query counts. Of several edits of one value the last one stands.
         """
-        if not len(self):
-            return {}
-        asked = queries.frame.select("query_id", user=pl.col("user_id").cast(pl.String), until="at").drop_nulls("user")
-        own = self.frame.with_columns(user=pl.col("user_id").cast(pl.String)).with_row_index("row")
-        rows = asked.join(own, on="user").filter(pl.col("at") <= pl.col("until")).sort("row")
         found: dict[Id, list[Edit]] = {}
-        for query, *fields in rows.select("query_id", *list(self.COLUMNS)[1:]).iter_rows():
+        for query, *fields in self._of(queries).select("query_id", *list(self.COLUMNS)[1:]).iter_rows():
             found.setdefault(query, []).append(Edit(*fields))
         return {query: left for query, edits in found.items() if (left := standing(edits))}
+
+    def last(self, queries: Queries) -> dict[Id, int]:
+        """By query_id, the time of its user's youngest edit at its moment, withdrawals and withdrawn ones included."""
+        return dict(self._of(queries).group_by("query_id").agg(pl.col("at").max()).iter_rows())
+
+    def _of(self, queries: Queries) -> pl.DataFrame:
+        """The rows that count for each query, with its `query_id`, in the table's order."""
+        if not len(self):
+            return self.frame.with_columns(queries.frame["query_id"].clear())
+        asked = queries.frame.select("query_id", user=pl.col("user_id").cast(pl.String), until="at").drop_nulls("user")
+        own = self.frame.with_columns(user=pl.col("user_id").cast(pl.String)).with_row_index("row")
+        return asked.join(own, on="user").filter(pl.col("at") <= pl.col("until")).sort("row")
 
 
 def standing(edits: Iterable[Edit]) -> tuple[Edit, ...]:
@@ -150,11 +157,11 @@ def wishes(edits: Sequence[Edit], known: Known | Listener) -> list[Wish]:
 def apply(evidence: Evidence, edits: Sequence[Edit], known: Known | Listener, *, pins: bool = True) -> Evidence:
     """The evidence as the user wants it counted.
 
-    What is forgotten, or refused in words, leaves tastes, decades, common and recent values and dislikes, and with it
-    go the anchors that carry it; the latest items stay, for they are what happened. What is pinned or wished for leaves
-    dislikes, and with `pins` it is the first of the tastes: with its lift and count where it is found in the evidence,
-    else with a lift of 1 and a count of 0. A profile's text takes `pins=False`, since "you keep coming back to" would
-    be untrue of it; `sentences` says that it was asked for.
+    What is forgotten, or refused in words, leaves tastes, decades, reach, common and recent values and dislikes, and
+    with it go the anchors that carry it; the latest items stay, for they are what happened. What is pinned or wished
+    for leaves dislikes, and with `pins` it is the first of the tastes: with its lift and count where it is found in the
+    evidence, else with a lift of 1 and a count of 0. A profile's text takes `pins=False`, since "you keep coming back
+    to" would be untrue of it; `sentences` says that it was asked for.
     """
     listener = Listener.of(known)
     asked = wishes(edits, listener)
@@ -175,6 +182,7 @@ def apply(evidence: Evidence, edits: Sequence[Edit], known: Known | Listener, *,
         evidence,
         tastes=tastes,
         eras=kept(evidence.eras, less),
+        reach=kept(evidence.reach, less),
         common=kept(evidence.common, less),
         recent=kept(evidence.recent, less),
         dislikes=kept(evidence.dislikes, undisliked),
@@ -239,10 +247,14 @@ def explain(edit: Edit, known: Known | Listener) -> str:
         parts = [f"{w.direction} of {facet_name(*w.of, kinds[w.of])}" for w in asked]
         meaning = join(parts) or "nothing in it that this catalog tells apart; it is shown, and changes no ranking"
         return f"said {quoted(edit.text, LONGEST_QUOTE)}: understood as {meaning}"
+    if edit.text and edit.action == "withdraw":
+        return f"took back what was said: {quoted(edit.text, LONGEST_QUOTE)}"
     name = facet_name(edit.attribute, one_line(edit.value, 40), kinds.get(edit.of, "value"))
     unknown = "" if edit.of in kinds else " (no value that this catalog tells apart; it changes no ranking)"
     verb = {"pin": "counts on", "forget": "does not count on", "withdraw": "took back what was said of"}[edit.action]
-    return f"{verb} {name}{' as a dislike' if edit.text == NO_DISLIKE else ''}{unknown}"
+    if edit.text == NO_DISLIKE:
+        return f"has nothing against {name}{unknown}"
+    return f"{verb} {name}{unknown}"
 
 
 def _of(trait: Trait) -> Value:

@@ -16,6 +16,7 @@ import polars as pl
 
 from recsys.data.words import TITLE_LIMIT, one_line
 from recsys.profiles.population import Known
+from recsys.profiles.rhythm import PACE
 from recsys.profiles.tally import Tally, opinions
 from recsys.tables import Id, Queries
 
@@ -30,7 +31,8 @@ _SHIFT_EVENTS = 6  # a history shorter than this has no "before" to shift from
 
 @dataclass(frozen=True)
 class Trait:
-    """One attribute value that stands out: lift over what was expected, n supporting events, a few of the items."""
+    """One attribute value that stands out: lift over what was expected, n supporting events, a few of the items (none
+    that profiles do not name)."""
 
     attribute: str
     value: str
@@ -57,6 +59,7 @@ class Evidence:
     tastes   : values liked oftener than the population likes them
     eras     : the same for decades
     reach    : the same for popular and for lesser-known items: how far the user looks beyond what everybody meets
+    rhythm   : whether the user comes back more or less often than most (lift: times as often as the middle person)
     common   : what most of the choices are, whatever the population does (lift still against the population)
     recent   : values oftener among the last events than before
     dislikes : values oftener among the user's low ratings than among all of the user's events
@@ -72,6 +75,7 @@ class Evidence:
     tastes: tuple[Trait, ...] = ()
     eras: tuple[Trait, ...] = ()
     reach: tuple[Trait, ...] = ()
+    rhythm: tuple[Trait, ...] = ()
     common: tuple[Trait, ...] = ()
     recent: tuple[Trait, ...] = ()
     dislikes: tuple[Trait, ...] = ()
@@ -94,7 +98,8 @@ class Evidence:
     def read(cls, text: str) -> "Evidence":
         """What `json` gave. Errors: `ValueError`, `TypeError` or `KeyError` for anything else."""
         found = json.loads(text)
-        for name in ("tastes", "eras", "reach", "common", "recent", "dislikes"):
+        found.setdefault("rhythm", ())  # which older evidence lacks
+        for name in ("tastes", "eras", "reach", "rhythm", "common", "recent", "dislikes"):
             found[name] = tuple(Trait(**{**trait, "items": tuple(trait["items"])}) for trait in found[name])
         for name in ("anchors", "latest"):
             found[name] = tuple(Item(**item) for item in found[name])
@@ -149,17 +154,18 @@ def weigh(tally: Tally, n: int, known: Known, bounds: Bounds) -> list[Evidence]:
     )
     pool = tally.pool.with_columns(*opinions(known))
     pairs = pool.join(known.facets, on="item")
-    traits = _traits(counts, pairs, recent, known, bounds)
-    fit = pool.filter(~pl.col("item").is_in(known.unnamed.implode())) if len(known.unnamed) else pool
+    named = ~pl.col("item").is_in(known.unnamed.implode()) if len(known.unnamed) else pl.lit(True)
+    traits = _traits(counts, pairs.filter(named), recent.filter(named), known, bounds)
+    fit = pool.filter(named)
     more = 2 * bounds.anchors  # some of which may have one title
     anchors = _items(_anchors(pairs, fit, counts, bounds.shrinkage, more), known, bounds.anchors)
     latest = _items(_latest(fit, more), known, bounds.anchors)
-    columns = ("row", "events", "liked_events", "low_events", "first", "last")
+    columns = ("row", "events", "liked_events", "low_events", "days", "first", "last")
     totals = {row: rest for row, *rest in users.select(columns).iter_rows()}
     rated = known.population.like_at is not None
     found = []
     for row in range(n):
-        events, liked, low, first, last = totals.get(row, (0, 0, 0, None, None))
+        events, liked, low, days, first, last = totals.get(row, (0, 0, 0, 0, None, None))
         found.append(
             Evidence(
                 events=events,
@@ -168,12 +174,18 @@ def weigh(tally: Tally, n: int, known: Known, bounds: Bounds) -> list[Evidence]:
                 rated=rated,
                 first=first,
                 last=last,
+                rhythm=_rhythm(days, first, last, known),
                 **{name: tuple(by_row.get(row, ())) for name, by_row in traits.items()},
                 anchors=tuple(anchors.get(row, ())),
                 latest=tuple(latest.get(row, ())),
             )
         )
     return found
+
+
+def _rhythm(days: int, first: int | None, last: int | None, known: Known) -> tuple[Trait, ...]:
+    told = None if first is None or last is None else known.population.paces.told(days, first, last)
+    return () if told is None else (Trait(PACE, told[0], PACE, told[1], days),)
 
 
 def _lift(n: str, expected: pl.Expr, prior: float) -> list[pl.Expr]:

@@ -111,7 +111,7 @@ class Living:
         try:
             recent = int(json.loads((path / "living.json").read_text())["recent"])
             users, facets, pool, window = (pl.read_parquet(path / f"{name}.parquet") for name in TABLES)
-            tally = Tally(users, facets, pool, window, recent)
+            tally = Tally(users.select(Tally.USERS), facets, pool, window, recent)
             frame = pl.read_parquet(path / "profiles.parquet")
             evidence, told = (tuple(map(Evidence.read, frame[name])) for name in ("evidence", "told"))
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:

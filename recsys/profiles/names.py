@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from recsys.data.words import MEASURES, TITLE_LIMIT, attribute_name, facet_name, one_line, value_name
+from recsys.data.words import MEASURES, TITLE_LIMIT, article_first, attribute_name, facet_name, one_line, value_name
 from recsys.profiles.evidence import Evidence
 from recsys.profiles.lexicon import Lexicon
 from recsys.profiles.phrases import Phrases
@@ -19,7 +19,6 @@ _FIRST_MARK = 0xE000  # private-use characters stand for titles while the rest i
 _LAST_MARK = 0xF8FF
 _TOKEN = re.compile(r"[^\W_]+(?:['’.\-&][^\W_]+)*")
 _QUOTED = re.compile(r"""["“„«]([^"“”„«»]*)["”“»](?:\s*(\((?:1[89]|20)\d\d\)))?|(?<!\w)'([^'\n]{2,60})'(?!\w)""")
-_ARTICLE = re.compile(r"^(.*), (The|A|An|Le|La|Les|L'|El|Il|Der|Die|Das)$")
 _YEAR = re.compile(r"\s*\((1[89]|20)\d\d\)$")
 _ALIAS = re.compile(r"\s*\([^()]*\)")
 _DETERMINERS = frozenset(("your", "our", "the", "this", "a", "my"))
@@ -184,8 +183,8 @@ def title_forms(title: str) -> set[str]:
     stem = _YEAR.sub("", plain)
     stems = {stem, _ALIAS.sub("", stem).strip()} - {""}
     for one in tuple(stems):
-        if moved := _ARTICLE.match(one):
-            stems |= {moved[1], f"{moved[2]} {moved[1]}"}
+        if (spoken := article_first(one)) != one:
+            stems |= {spoken, *([] if "(" in one else [one.rpartition(", ")[0]])}
     return stems | ({f"{s} {year[0].strip()}" for s in stems} if year else set())
 
 

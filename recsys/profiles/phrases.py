@@ -12,7 +12,7 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-from recsys.data.words import MEASURES, VALUE_LIMIT, attribute_name, facet_name, one_line, quoted, topical
+from recsys.data.words import MEASURES, VALUE_LIMIT, attribute_name, facet_name, one_line, titled, topical
 from recsys.errors import SpecError
 
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -119,6 +119,8 @@ class Phrases:
         said = self.names.get(value.casefold())
         if kind == "era":
             return said or _fill(self.words["decade"], {"start": value.removesuffix("s")})
+        if kind == "reach":
+            return said or facet_name(attribute, value, kind)
         owner = self.names.get(attribute.casefold()) or attribute_name(attribute)
         if kind in MEASURES:
             return _fill(self.words["measure"], {"name": f"{owner} {said or value}"})
@@ -133,13 +135,13 @@ class Phrases:
 
     def titles(self, titles: Sequence[str]) -> str:
         """Quoted titles, joined."""
-        return self.join([quoted(title) for title in titles])
+        return self.join([titled(title) for title in titles])
 
     @cached_property
-    def fixed(self) -> frozenset[str]:
-        """Sentences of the file that have no slot: what they say of a user is true where the template says it."""
-        told = (s for phrasings in self.kinds.values() for p in phrasings for s in re.split(r"(?<=[.!?])\s+", p))
-        return frozenset(sentence for sentence in told if not _SLOT.search(sentence))
+    def fixed(self) -> dict[str, str]:
+        """The file's sentences without slots and their kinds: what they say is true where the template says it."""
+        told = ((kind, s) for kind, some in self.kinds.items() for p in some for s in re.split(r"(?<=[.!?])\s+", p))
+        return {sentence: kind for kind, sentence in told if not _SLOT.search(sentence)}
 
 
 def read_prompt(name: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from recsys.data.facets import Column, expand, plan
 from recsys.data.vocab import Vocab
 from recsys.data.words import one_line
 from recsys.profiles.privacy import Sensitive
+from recsys.profiles.rhythm import Paces
 from recsys.tables import Catalog, InteractionLog
 
 _SAYS_NOTHING = 0.95  # share of items above which a value tells nobody from anybody
@@ -35,6 +36,7 @@ class Population:
     """Shares of facets, popularity of items and usual next steps in the log it was fitted on.
 
     like_at, dislike_at : thresholds on weights; None where every event counts as a like, or nothing as a dislike
+    paces   : how often people come back
     columns : how the catalog's attributes are read
     values  : facet (Int32), attribute, value, kind, share (of events), liked_share (of liked events)
     items   : item_id, events; only items of the catalog that occur
@@ -45,6 +47,7 @@ class Population:
 
     like_at: float | None
     dislike_at: float | None
+    paces: Paces
     columns: tuple[Column, ...]
     values: pl.DataFrame
     items: pl.DataFrame
@@ -58,7 +61,7 @@ class Population:
         """Count the log's events on catalog items; events on other items are left out."""
         vocab = Vocab.of_items(catalog)
         items = pl.Series(vocab.encode(log.frame["item_id"]))
-        events = log.frame.select("user_id", "weight", *(["segment"] if "segment" in log.frame.columns else []))
+        events = log.frame.select("user_id", "weight", "ts", *(["segment"] if "segment" in log.frame.columns else []))
         events = events.with_columns(item=items).filter(pl.col("item") >= 0)
         liked = pl.lit(True) if like_at is None else pl.col("weight") >= like_at
         counts = events.group_by("item").agg(events=pl.len().cast(pl.Int64), liked=liked.sum().cast(pl.Int64))
@@ -68,6 +71,7 @@ class Population:
         return cls(
             like_at,
             dislike_at,
+            Paces.of(events),
             columns,
             _values(pl.concat([expand(catalog, vocab, columns), _reach(per_code)]), counts, len(catalog)),
             counts.sort("item").select(item_id=vocab.decode(counts["item"].sort().to_numpy()), events="events"),
@@ -87,7 +91,12 @@ class Population:
 
     def save(self, path: Path) -> None:
         """Write population.json and four Parquet files into the existing folder `path`."""
-        head = {"like_at": self.like_at, "dislike_at": self.dislike_at, "columns": [asdict(c) for c in self.columns]}
+        head = {
+            "like_at": self.like_at,
+            "dislike_at": self.dislike_at,
+            "paces": asdict(self.paces),
+            "columns": [asdict(c) for c in self.columns],
+        }
         (path / "population.json").write_text(json.dumps(head, indent=1))
         for name in _TABLES:
             getattr(self, name).write_parquet(path / f"{name}.parquet")
@@ -98,7 +107,7 @@ class Population:
         head = json.loads((path / "population.json").read_text())
         columns = tuple(Column(**{**c, "edges": tuple(c["edges"])}) for c in head["columns"])
         frames = (pl.read_parquet(path / f"{name}.parquet") for name in _TABLES)
-        return cls(head["like_at"], head["dislike_at"], columns, *frames)
+        return cls(head["like_at"], head["dislike_at"], Paces(**head.get("paces", {})), columns, *frames)
 
 
 @dataclass(frozen=True)
@@ -120,9 +129,13 @@ class Known:
     @cached_property
     def facets(self) -> pl.DataFrame:
         """item (Int32 code), facet (Int32): every item's facets that the population knows."""
-        wide = pl.concat([expand(self.catalog, self.vocab, self.population.columns), _reach(self.events)])
+        wide = pl.concat([self._expanded, _reach(self.events)])
         known = self.population.values.select("attribute", "value", "facet")
         return wide.join(known, on=["attribute", "value"]).select("item", "facet").sort("item", "facet")
+
+    @cached_property
+    def _expanded(self) -> pl.DataFrame:
+        return expand(self.catalog, self.vocab, self.population.columns)
 
     @cached_property
     def titles(self) -> list[str]:
@@ -132,10 +145,13 @@ class Known:
 
     @cached_property
     def unnamed(self) -> pl.Series:
-        """The codes of items that are not to be named in profiles: by their titles, or because they have none."""
+        """The codes of items that are not to be named in profiles: by their titles, because they have none, or by what
+        they are about. An attribute that is sensitive by its name hides no item, since each may have a value of it."""
         titles = pl.Series(self.titles, dtype=pl.String)
         blank = pl.Series([not one_line(title, 2) for title in titles], dtype=pl.Boolean)
-        return (self.sensitive.faulty(titles) | blank).arg_true().cast(pl.Int32)
+        by_title = (self.sensitive.faulty(titles) | blank).arg_true().cast(pl.Int32)
+        by_value = self._expanded.filter(self.sensitive.faulty(self._expanded["value"]))["item"]
+        return pl.concat([by_title, by_value]).unique().sort()
 
     @cached_property
     def events(self) -> np.ndarray:

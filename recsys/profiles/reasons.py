@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import polars as pl
 
-from recsys.data.words import VALUE_LIMIT, facet_name, one_line, quoted, value_name
+from recsys.data.words import VALUE_LIMIT, facet_name, one_line, titled, value_name
 from recsys.profiles.population import Known, popular_from
 from recsys.profiles.wishes import Listener
 from recsys.tables import Catalog, Id, Queries, Slates
@@ -71,7 +71,7 @@ class Reasons:
                 elif before is None or (shared < _FAINT and not users and (line in group or self._is_popular(item))):
                     reasons[line] = group.get(line) or self._alone(item, empty=empty)
                 else:
-                    title = quoted(titles.get(self.known.vocab.ids[before], self.known.titles[before]), _TITLE)
+                    title = titled(titles.get(self.known.vocab.ids[before], self.known.titles[before]), _TITLE)
                     reasons[line] = self._because(title, shared, users, values)
                     supported.add(line)
         for line, text in asked.items():
@@ -174,6 +174,7 @@ class Reasons:
         )
         like_at = self.known.population.like_at
         liked = events if like_at is None else events.filter(pl.col("weight") >= pl.lit(like_at, pl.Float32))
+        liked = liked.filter(~pl.col("before").is_in(self.known.unnamed.implode()))  # a reason names it
         liked = liked.group_by("row", "before").agg(pl.col("lag").min())
         chosen = self._choose(self._scores(lines, liked), lines)
         past = events.select("row", item="before").unique().with_columns(again=pl.lit(True))

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys.data.files import atomic_folder
 from recsys.errors import BundleError, SpecError
-from recsys.profiles.edits import Edit, Edits, apply, sentences
+from recsys.profiles.edits import Edit, Edits, apply
+from recsys.profiles.edits import sentences as led_by
 from recsys.profiles.evidence import ENOUGH, Bounds, Evidence, collect
 from recsys.profiles.fresh import drift
 from recsys.profiles.levels import Levels
@@ -114,11 +115,11 @@ class EvidenceProfiles:
     @cached_property
     def listener(self) -> Listener:
         """What reads users' own words."""
-        return Listener.of(self.known)
+        return self.reasons.listener
 
     def evidence(self, queries: Queries) -> list[Evidence]:
         """The evidence of each query, in the order of the queries, as its user wants it counted."""
-        return self._counted(queries, self.edits.as_of(queries))
+        return self._counted(queries, collect(queries, self.known, self.bounds), self.edits.as_of(queries))
 
     def versions(self, queries: Queries) -> list[Version]:
         """The profiles of queries that are some user's, as a store keeps them."""
@@ -127,8 +128,7 @@ class EvidenceProfiles:
         kept = zip(rows, evidence, strict=True)
         return [Version(**row, evidence=told) for row, told in kept if row["user_id"] is not None]
 
-    def _counted(self, queries: Queries, own: Mapping[Id, Sequence[Edit]]) -> list[Evidence]:
-        found = collect(queries, self.known, self.bounds)
+    def _counted(self, queries: Queries, found: list[Evidence], own: Mapping[Id, Sequence[Edit]]) -> list[Evidence]:
         if not own:
             return found
         asked = queries.frame["query_id"]
@@ -140,12 +140,16 @@ class EvidenceProfiles:
     def as_of(self, queries: Queries) -> Profiles:
         """One profile per query, in order, from the query's history alone."""
         own = self.edits.as_of(queries)
-        found = self._counted(queries, own)
+        whole = collect(queries, self.known, self.bounds)
+        found = self._counted(queries, whole, own)
         asked = queries.frame.select("query_id", "user_id", "at")
-        changed = [max((edit.at for edit in own.get(query, ())), default=None) for query in asked["query_id"]]
-        since = [max(filter(None, (e.last, edit)), default=None) for e, edit in zip(found, changed, strict=True)]
+        changed = self.edits.last(queries)
+        since = [_latest(e.last, changed.get(query)) for e, query in zip(found, asked["query_id"], strict=True)]
         levels, company = self.levels.of(found)
-        plain = [profile(e, self.phrases, beside) for e, beside in zip(found, company, strict=True)]
+        plain = [
+            profile(e, self.phrases, beside, partial=_says_less(e, all_of_it))
+            for e, beside, all_of_it in zip(found, company, whole, strict=True)
+        ]
         template = pl.DataFrame(
             {
                 "as_of": pl.Series(since, dtype=pl.Int64).fill_null(asked["at"]),
@@ -167,7 +171,7 @@ class EvidenceProfiles:
 
     def _led(self, frame: pl.DataFrame, own: Mapping[Id, Sequence[Edit]]) -> pl.DataFrame:
         """Profiles led by what their users said and changed."""
-        first = {query: sentences(edits, self.listener, self.phrases) for query, edits in own.items()}
+        first = {query: led_by(edits, self.listener, self.phrases) for query, edits in own.items()}
         rows = frame.select("query_id", "text", "claims").iter_rows()
         texts, claims = [], []
         for query, text, said in rows:
@@ -207,8 +211,10 @@ class EvidenceProfiles:
         return pl.DataFrame(rows, schema=_WRITTEN)
 
     def with_edits(self, edits: Edits) -> "EvidenceProfiles":
-        """The same source beside what users changed."""
-        return replace(self, edits=edits)
+        """The same source beside what users changed; what follows from the population alone is not worked out anew."""
+        other = replace(self, edits=edits)
+        vars(other).update(levels=self.levels, reasons=self.reasons)
+        return other
 
     def with_store(self, store: Store) -> "EvidenceProfiles":
         """The same source over another store of texts."""
@@ -246,3 +252,13 @@ class EvidenceProfiles:
         return cls(
             config, Known(population, catalog, config.sensitive), Store.load(path / "texts.parquet"), phrases, personas
         )
+
+
+def _says_less(counted: Evidence, whole: Evidence) -> bool:
+    """Whether the user does not want some of it counted."""
+    return len(counted.tastes) + len(counted.common) < len(whole.tastes) + len(whole.common)
+
+
+def _latest(*times: int | None) -> int | None:
+    """The youngest of some moments; None where there is none."""
+    return max((at for at in times if at is not None), default=None)

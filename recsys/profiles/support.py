@@ -8,6 +8,8 @@ from functools import cached_property
 from recsys.profiles.evidence import Evidence, Trait
 from recsys.profiles.lexicon import Lexicon
 from recsys.profiles.names import Mention, Pair
+from recsys.profiles.population import LESSER, POPULAR
+from recsys.profiles.rhythm import OFTEN, PACE, SELDOM
 
 Told = tuple[str, object]
 """A fact that a text tells: ("likes" | "recent" | "dislikes", (attribute, value)), ("title", item) or ("count", n)."""
@@ -37,6 +39,19 @@ class Facts:
         titles = [("title", item.item_id) for item in e.anchors[:1]]
         shifts = [("recent", _pair(t)) for t in recent]
         return (*likes, *titles, *shifts, *(("dislikes", _pair(t)) for t in e.dislikes[:1]))
+
+    def worded(self, kind: str) -> str:
+        """Whether a sentence of that kind of the wording, which names nothing, is true of the user."""
+        e = self.evidence
+        true = {
+            "nothing": not e.events,
+            "little": 0 < e.events < _ENOUGH,
+            "little-unnamed": 0 < e.events < _ENOUGH,
+            "titles-only": bool(e.liked) and not e.common,
+            **{f"reach-{value}": any(t.value == value for t in e.reach) for value in (POPULAR, LESSER)},
+            **{f"{PACE}-{value}": any(t.value == value for t in e.rhythm) for value in (OFTEN, SELDOM)},
+        }
+        return "" if true.get(kind, True) else "not so of this user"
 
     def named(self, mention: Mention, attitude: str, marks: frozenset[str]) -> str:
         """Whether a value or title may be named on that side."""

@@ -7,6 +7,7 @@ an anchor or shown in support of a taste, however the tally came about.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import polars as pl
 
 from recsys.data.vocab import Histories
 from recsys.profiles.population import Known
+from recsys.profiles.rhythm import DAY
 
 POOL = 500
 TABLES = ("users", "facets", "pool", "window")
@@ -21,7 +23,7 @@ TABLES = ("users", "facets", "pool", "window")
 
 @dataclass(frozen=True)
 class Tally:
-    """users : row, events, liked_events, low_events, first, last (times)
+    """users : row, events, liked_events, low_events, first, last (times), days: on how many there were events
     facets : row, facet, n, n_liked, n_low: events that carry the facet
     pool   : row, item, place, weight: the last `POOL` distinct items, each with the place (from 0) and weight
         of its last event
@@ -35,6 +37,8 @@ class Tally:
     pool: pl.DataFrame
     window: pl.DataFrame
     recent: int
+
+    USERS: ClassVar = ("row", "events", "liked_events", "low_events", "days", "first", "last")
 
     @classmethod
     def of(cls, histories: Histories, known: Known, recent: int) -> "Tally":
@@ -50,9 +54,11 @@ class Tally:
         events = pl.DataFrame(frame).with_columns(*opinions(known))
         sums = [pl.col(flag).sum().cast(pl.Int64) for flag in ("liked", "low")]
         span = {"first": pl.col("time").min(), "last": pl.col("time").max()}
+        days = (pl.col("time") // DAY).n_unique().cast(pl.Int64).alias("days")
         users = events.group_by("row").agg(
-            pl.len().cast(pl.Int64).alias("events"), *(s.name.suffix("_events") for s in sums), **span
+            pl.len().cast(pl.Int64).alias("events"), *(s.name.suffix("_events") for s in sums), days, **span
         )
+        users = users.select(cls.USERS)
         pairs = events.select("row", "item", "liked", "low").join(known.facets, on="item")
         facets = pairs.group_by("row", "facet").agg(
             pl.len().cast(pl.Int64).alias("n"), *(s.name.prefix("n_") for s in sums)
@@ -70,10 +76,18 @@ class Tally:
             for frame in (later.pool, later.window)
         ]
         counts = ("events", "liked_events", "low_events")
+        # a day that both have events on is one
+        both = (pl.len() > 1) & (pl.col("last").first() // DAY == pl.col("first").last() // DAY)
         users = (
             pl.concat([self.users, later.users])
             .group_by("row")
-            .agg(*(pl.col(name).sum() for name in counts), pl.col("first").min(), pl.col("last").max())
+            .agg(
+                *(pl.col(name).sum() for name in counts),
+                pl.col("days").sum() - both.cast(pl.Int64),
+                pl.col("first").min(),
+                pl.col("last").max(),
+            )
+            .select(self.USERS)
         )
         facets = pl.concat([self.facets, later.facets]).group_by("row", "facet").sum()
         pool, window = pl.concat([self.pool, moved[0]]), pl.concat([self.window, moved[1]])

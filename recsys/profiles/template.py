@@ -16,12 +16,18 @@ MAX_WORDS = 100
 _STRONG = 2.0
 
 
-def profile(evidence: Evidence, phrases: Phrases, company: Sentence | None = None) -> tuple[str, list[str]]:
+def profile(
+    evidence: Evidence, phrases: Phrases, company: Sentence | None = None, *, partial: bool = False
+) -> tuple[str, list[str]]:
     """The profile's text (about 20 to 100 words, second person) and its claims.
 
     company : what is said of people like this one, or of everybody; for who has chosen too little to be described
+    partial : there is more that could be said, and the user does not want it counted; so it is not said that there is
+        nothing else
     """
     told = sentences(evidence, phrases, company)
+    if partial:
+        told = [_modest(s, evidence, phrases) for s in told if s.kind != "titles-only"]
     return " ".join(s.text for s in told), [claim for s in told for claim in s.claims]
 
 
@@ -42,14 +48,22 @@ def _field(text: object) -> str:
     return one_line(str(text).replace("|", "/"), 80)
 
 
+def _modest(sentence: Sentence, e: Evidence, phrases: Phrases) -> Sentence:
+    """What is common, without the claim that nothing sets the user apart."""
+    if sentence.kind != "average":
+        return sentence
+    return phrases.say("common", sentence.claims, names=_names(e.common, phrases))
+
+
 def _tell(e: Evidence, phrases: Phrases, company: list[Sentence]) -> list[Sentence]:
     if not e.events:
         return [phrases.say("nothing", ["events|n=0"]), *company]
     if e.events < ENOUGH:
         return [_little(e, phrases), *_anchors(e, phrases), *_dislikes(e, phrases), *company]
-    parts = (_common, _eras, _anchors, _recent, _dislikes, _reach)
+    parts = (_common, _eras, _anchors, _recent, _dislikes, _reach, _rhythm)
     base = phrases.say("base", [f"events|n={e.events}"], count=_count(e, phrases))
-    return [_tastes(e, phrases), *(s for part in parts for s in part(e, phrases)), base]
+    first = _tastes(e, phrases)
+    return [first, *(s for part in parts for s in part(e, phrases)), *([] if first.kind == "open" else [base])]
 
 
 def _little(e: Evidence, phrases: Phrases) -> Sentence:
@@ -69,7 +83,9 @@ def _tastes(e: Evidence, phrases: Phrases) -> Sentence:
         return phrases.say("likes-strong" if strong else "likes", claims, names=_names(e.tastes, phrases))
     if e.common:
         return phrases.say("average", [claim("common", t) for t in e.common], names=_names(e.common, phrases))
-    return phrases.say("titles-only") if e.liked else phrases.say("open", count=_count(e, phrases))
+    if e.liked:
+        return phrases.say("titles-only")
+    return phrases.say("open", [f"events|n={e.events}"], count=_count(e, phrases))
 
 
 def _common(e: Evidence, phrases: Phrases) -> list[Sentence]:
@@ -88,10 +104,13 @@ def _eras(e: Evidence, phrases: Phrases) -> list[Sentence]:
 
 
 def _anchors(e: Evidence, phrases: Phrases) -> list[Sentence]:
-    if not e.anchors:
+    """The most telling titles but the newest, which is named as the last choice, unless there is no other."""
+    newest = {i.item_id for i in e.latest[:1]} if e.events >= ENOUGH else set()
+    items = [i for i in e.anchors if i.item_id not in newest] or list(e.anchors)
+    if not items:
         return []
     kind = "anchors-rated" if e.rated else "anchors"
-    return [phrases.say(kind, [f"anchor|{_field(i.item_id)}" for i in e.anchors], titles=_titles(e.anchors, phrases))]
+    return [phrases.say(kind, [f"anchor|{_field(i.item_id)}" for i in items], titles=_titles(items, phrases))]
 
 
 def _recent(e: Evidence, phrases: Phrases) -> list[Sentence]:
@@ -116,13 +135,19 @@ def _reach(e: Evidence, phrases: Phrases) -> list[Sentence]:
     return [phrases.say(f"reach-{t.value}", [claim("reach", t)]) for t in e.reach]
 
 
+def _rhythm(e: Evidence, phrases: Phrases) -> list[Sentence]:
+    """How often the user comes back."""
+    return [phrases.say(f"{t.attribute}-{t.value}", [claim(t.attribute, t)]) for t in e.rhythm]
+
+
 def _count(e: Evidence, phrases: Phrases) -> str:
     return phrases.count(e.events, rated=e.rated)
 
 
 def _names(traits: Sequence[Trait], phrases: Phrases) -> str:
-    """A list of noun phrases. Measures come last, since "and" after one would seem to go on with it."""
-    ordered = sorted(traits, key=lambda t: t.kind in MEASURES)
+    """A list of noun phrases. Decades come behind values, in the order of time; measures come last, since "and" after
+    one would seem to go on with it."""
+    ordered = sorted(traits, key=lambda t: (t.kind in MEASURES, t.kind == "era", t.value if t.kind == "era" else ""))
     return phrases.join([phrases.facet(t.attribute, t.value, t.kind) for t in ordered])
 
 

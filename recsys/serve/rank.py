@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from recsys.bundle import Bundle
 from recsys.data.requests import MAX_REQUEST, clean_request
-from recsys.errors import StorageError
+from recsys.errors import DataError, StorageError
 from recsys.profiles.versions import ProfileStore
 from recsys.recommender import check_k
 from recsys.rerank.heard import Heard, heard, unread
@@ -210,7 +210,7 @@ class Ranker:
             return self.bundle
         try:
             return self.bundle.heeding(self.store, [user_id])
-        except StorageError as error:
+        except (StorageError, DataError) as error:
             log.warning("what users changed in their profiles is not heeded: %s", error)
             return self.bundle
 
