@@ -4,11 +4,9 @@ import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from recsys.audit.freshness import Freshness
 from recsys.audit.run import Audit, Sample
-from recsys.audit.usefulness import Usefulness
 from recsys.data.counted import counted
 from recsys.data.files import atomic_file
 from recsys.report.svg import ACCENT, GRID, INK, SERIES, SOFT, Plot, figure, to_svg
@@ -67,7 +65,7 @@ def render(found: Audit) -> str:
         figures=found.as_dict(),
         css=(resources.files("recsys.report") / "templates" / "report.css").read_text("utf-8"),
         headlines=_headlines(found),
-        plots=[_useful(found.usefulness), _fresh(found.freshness, found.refresh)],
+        plots=[_useful(found), _fresh(found.freshness, found.refresh)],
         queries=QUERIES,
         lies=LIES,
         levels=LEVELS,
@@ -112,11 +110,12 @@ def _traits(sample: Sample) -> list[tuple[str, str]]:
     return rows
 
 
-def _useful(found: Usefulness) -> Plot:
-    names = list(found.recall)
-    means = [found.recall[name][0] for name in names]
-    spread: Any = [[m - found.recall[n][1][0] for m, n in zip(means, names, strict=True)]]
-    spread.append([found.recall[n][1][1] - m for m, n in zip(means, names, strict=True)])
+def _useful(found: Audit) -> Plot:
+    recall = dict(found.usefulness.recall)
+    if found.written is None:
+        del recall["template"]  # it is the profile
+    names, means = list(recall), [mean for mean, _ in recall.values()]
+    spread = [[mean - low for mean, (low, _) in recall.values()], [high - mean for mean, (_, high) in recall.values()]]
     title = "What each query finds"
     alt = "; ".join(f"{QUERIES[name]} {mean:.3f}" for name, mean in zip(names, means, strict=True))
     with figure(2.7) as (drawn, axis):
@@ -129,7 +128,9 @@ def _useful(found: Usefulness) -> Plot:
         axis.set_xlabel("recall@100")
         axis.grid(axis="x")
         svg = to_svg(drawn, "useful", title, alt)
-    caption = f"Mean over {found.users:,} users of the share of what they chose next; bars are 95% intervals."
+    caption = (
+        f"Mean over {found.usefulness.users:,} users of the share of what they chose next; bars are 95% intervals."
+    )
     return Plot("useful", title, caption, alt, svg)
 
 
