@@ -61,7 +61,7 @@ def test_who_comes_back_far_more_or_less_often_than_the_middle_is_told_so(profil
     assert found["u39"].rhythm == (Trait(PACE, SELDOM, PACE, 0.17, 8),)
     assert {user for user, e in found.items() if e.rhythm} == {u for u, gap in GAPS.items() if gap != 5}
     text, claims = profile(found["u00"], profiles.phrases)
-    assert "You come back more often than most people here." in text
+    assert "You are here more often than most people." in text
     assert "pace|pace|often|lift=5.0|n=8" in claims
 
 
