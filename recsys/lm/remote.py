@@ -193,7 +193,8 @@ class RemoteLM(Served):
             ) from error
         except openai.APIConnectionError as error:
             reason = self._line(error.__cause__ or error)
-            raise ModelError(f"{self.model_id}: cannot be reached: {reason}: check RECSYS_LM_URL and the server") from None
+            message = f"{self.model_id}: cannot be reached: {reason}: check RECSYS_LM_URL and the server"
+            raise ModelError(message) from None
         except openai.APIStatusError as error:
             kind = NotOfferedError if error.status_code in _REFUSALS else ModelError
             raise kind(f"{self.model_id}: answered {error.status_code}: {self._line(error)}") from None
