@@ -14,14 +14,18 @@ from typer.testing import CliRunner
 
 from checks import SayingLM, WordEncoder, with_word_vectors
 from recsys.audit import Audit, audit, write_audit
-from recsys.audit.freshness import freshness
+from recsys.audit.freshness import THRESHOLDS, freshness
+from recsys.audit.page import render
 from recsys.audit.run import Sample
 from recsys.audit.truth import truth
 from recsys.audit.usefulness import DEPTH, Cut, Remembered, Retrieval, strangers, usefulness
 from recsys.bundle import Bundle
 from recsys.cli import app
+from recsys.data.vocab import Vocab
 from recsys.errors import SpecError
 from recsys.profiles import EvidenceProfiles, ProfilesConfig
+from recsys.profiles.evidence import Evidence, Trait
+from recsys.profiles.rhythm import OFTEN, PACE
 from recsys.settings import Settings
 from recsys.tables import Catalog, InteractionLog
 
@@ -233,6 +237,36 @@ def test_what_users_and_titles_say_is_escaped(found: Audit, tmp_path: Path) -> N
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "<b>17" not in page
+
+
+def test_how_often_a_user_comes_back_is_shown_in_days(found: Audit, tmp_path: Path) -> None:
+    evidence = Evidence(rhythm=(Trait(PACE, OFTEN, PACE, 2.5, 9),))
+    sample = replace(found.samples[0], evidence=evidence)
+    page = write_audit(tmp_path, replace(found, samples=[sample]))[1].read_text("utf-8")
+    assert "often (2.5 times the usual, 9 days)" in page
+
+
+def test_the_bundles_own_threshold_is_measured(bundle: Bundle, tmp_path: Path) -> None:
+    own = bundle.recommender.profiles
+    assert isinstance(own, EvidenceProfiles)
+    config = own.config.model_copy(update={"refresh": 0.27})
+    profiles = EvidenceProfiles(config, own.known, own.store, own.phrases, own.personas)
+    changed = replace(bundle, recommender=replace(bundle.recommender, profiles=profiles))
+    settings = Settings(cache_dir=tmp_path, offline=True)
+    found = audit(changed, settings, users=20, edits=4, lies=6, encoder=WordEncoder(), progress=False)
+    assert found.freshness.at(found.refresh).threshold == 0.27
+    assert [kept.threshold for kept in found.freshness.kept] == sorted({*THRESHOLDS, 0.27})
+
+
+def test_in_a_catalog_of_a_hundred_recall_says_nothing_and_that_is_said(
+    found: Audit, retrieval: Retrieval, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = ["drama"] * len(retrieval.cut.queries)
+    assert f"of {found.usefulness.items:,} items" in render(found)
+    assert "any query finds all" not in caplog.text
+    few = replace(retrieval, vocab=Vocab(retrieval.vocab.ids[:90]), vectors=retrieval.vectors[:90])
+    assert usefulness(few, texts, texts, seed=0).recall["profile"][0] == 1.0
+    assert "the catalog has 90 items: any query finds all" in caplog.text
 
 
 def test_a_model_that_says_what_is_false_is_counted_and_not_shown(bundle: Bundle, tmp_path: Path) -> None:

@@ -104,6 +104,21 @@ def test_dislikes_are_values_rated_low_oftener_than_the_rest() -> None:
     assert {i.item_id for i in evidence.anchors} <= set(range(10, 18))
 
 
+def test_nobody_turns_to_what_they_rate_low_nor_by_two_events(genres: Known) -> None:
+    catalog = catalog_of(genres=[["Horror"]] * 10 + [["Drama"]] * 30)
+    known = known_of(catalog, log_of([(100, i, float(1 + i % 5)) for i in range(40)]), like_at=4.0, low=2.0)
+    history = [10, 11, 12, 13, 14, 15, 16, 17, 0, 1, 2, 3]
+    assert [t.value for t in of(known, history, [5.0] * 12).recent] == ["Horror"]
+    disliking = of(known, history, [5.0] * 8 + [1, 2, 1, 1])
+    assert ([t.value for t in disliking.dislikes], disliking.recent) == (["Horror"], ())
+    assert of(genres, [10, 11, 12, 13, 0, 1]).recent == ()
+
+
+def test_what_came_up_once_is_usual_only_where_there_is_hardly_more(genres: Known) -> None:
+    assert [t.value for t in of(genres, [0, 10]).usual] == ["Drama", "Horror"]
+    assert [t.value for t in of(genres, [0, 10, 11, 12, 13]).usual] == ["Drama"]
+
+
 def test_an_unrated_log_has_likes_only() -> None:
     log = log_of([(1, 1, 0.5), (1, 2, 9.0)])
     assert thresholds(log, "auto", "auto", rated=False) == (None, None)

@@ -109,6 +109,12 @@ def test_where_nothing_was_rated_high_it_does_not_claim_likes() -> None:
     assert "keep coming back" not in text
 
 
+def test_what_was_liked_once_is_not_what_is_mostly_chosen() -> None:
+    text = said(Evidence(events=9, liked=2, rated=True, common=(taste("War", 1.1, 1),), latest=items("Heat (1995)")))
+    assert "little in common" in text
+    assert "war" not in text
+
+
 def test_an_unrated_history_is_never_said_to_be_rated() -> None:
     text = said(Evidence(events=9, liked=9, tastes=(taste("War"),), anchors=items("A", "B"), latest=items("C")))
     assert "rat" not in text.replace("narrat", "")

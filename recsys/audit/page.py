@@ -9,6 +9,7 @@ from recsys.audit.freshness import Freshness
 from recsys.audit.run import Audit, Sample
 from recsys.data.counted import counted
 from recsys.data.files import atomic_file
+from recsys.profiles.evidence import TRAITS
 from recsys.report.svg import ACCENT, GRID, INK, SERIES, SOFT, Plot, figure, to_svg
 
 QUERIES: Mapping[str, str] = {
@@ -98,11 +99,11 @@ def _share(value: float | None) -> str:
 def _traits(sample: Sample) -> list[tuple[str, str]]:
     """The evidence in rows: the part, and what is in it with lifts and counts."""
     rows = []
-    for part in ("tastes", "eras", "reach", "common", "recent", "dislikes"):
+    for part in TRAITS:
         if traits := getattr(sample.evidence, part):
-            against = AGAINST.get(part, "the usual")
+            against, noun = AGAINST.get(part, "the usual"), "day" if part == "rhythm" else "event"
             rows.append(
-                (part, ", ".join(f"{t.value} ({t.lift:.1f} times {against}, {counted(t.n, 'event')})" for t in traits))
+                (part, ", ".join(f"{t.value} ({t.lift:.1f} times {against}, {counted(t.n, noun)})" for t in traits))
             )
     for part in ("anchors", "latest"):
         if items := getattr(sample.evidence, part):
@@ -129,7 +130,8 @@ def _useful(found: Audit) -> Plot:
         axis.grid(axis="x")
         svg = to_svg(drawn, "useful", title, alt)
     caption = (
-        f"Mean over {found.usefulness.users:,} users of the share of what they chose next; bars are 95% intervals."
+        f"Mean over {found.usefulness.users:,} users of the share of what they chose next that is among the first 100 "
+        f"of {found.usefulness.items:,} items; bars are 95% intervals."
     )
     return Plot("useful", title, caption, alt, svg)
 

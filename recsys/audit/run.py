@@ -141,7 +141,8 @@ def audit(
     own = bundle.recommender.profiles
     assert isinstance(own, EvidenceProfiles)  # there is no other kind in a bundle
     own = own.with_edits(Edits.none())  # what users say of themselves is not for the checker to doubt
-    with tqdm(total=6 + len(THRESHOLDS), desc="audit", unit="step", disable=None if progress else True) as bar:
+    thresholds = sorted({*THRESHOLDS, own.config.refresh})
+    with tqdm(total=6 + len(thresholds), desc="audit", unit="step", disable=None if progress else True) as bar:
 
         @contextmanager
         def step(name: str, steps: int = 1) -> Iterator[None]:
@@ -178,6 +179,7 @@ def audit(
             Retrieval.of(later, catalog, vectors),
             _fitted(bundle, own, later, seed),
             seed=seed,
+            thresholds=thresholds,
             step=lambda: (bar.set_postfix_str("freshness"), bar.update())[0],
         )
         with step("steering"):

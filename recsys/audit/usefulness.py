@@ -6,6 +6,7 @@ compared without what all of them share, as by the source `content`. What a prof
 queries find: the text that a template writes, titles, another user's profile, popularity.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ DEPTH = 100
 FEWEST = 4  # events that a history must have to be cut
 BATCH = 256  # texts that are embedded at once
 TITLES = 10  # of the last items, joined to a query
+
+log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
@@ -146,12 +149,13 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Usefulness:
-    """Recall@100 by kind of query, over the same users.
+    """Recall@100 by kind of query, over the same users and in a catalog of so many items.
 
     recall  : the mean and its 95% interval; over : the profile's minus each other kind's, paired by user
     """
 
     users: int
+    items: int
     recall: Mapping[str, tuple[float, tuple[float, float]]]
     over: Mapping[str, Paired]
 
@@ -160,6 +164,7 @@ class Usefulness:
         kinds = {name: {"recall@100": mean, "ci95": list(ci)} for name, (mean, ci) in self.recall.items()}
         return {
             "users": self.users,
+            "items": self.items,
             **kinds,
             "profile_minus": {name: pair.row() for name, pair in self.over.items()},
         }
@@ -189,7 +194,10 @@ def usefulness(retrieval: Retrieval, profiles: Sequence[str], template: Sequence
     found = {name: values[sound] for name, values in found.items()}
     recall = {name: (float(values.mean()), mean_interval(values, seed=seed)) for name, values in found.items()}
     over = {name: paired(found["profile"], found[name], seed=seed) for name in found if name != "profile"}
-    return Usefulness(int(sound.sum()), recall, over)
+    items = len(retrieval.vocab)
+    if items <= DEPTH:
+        log.warning("the catalog has %d items: any query finds all among its first %d", items, DEPTH)
+    return Usefulness(int(sound.sum()), items, recall, over)
 
 
 def strangers(n: int, seed: int) -> list[int]:

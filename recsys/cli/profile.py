@@ -274,17 +274,19 @@ def _table(found: "Evidence", bundle: "Bundle", profiles: "EvidenceProfiles") ->
     from rich.table import Table
 
     from recsys.data.counted import counted
+    from recsys.profiles.evidence import TRAITS
 
     titles: Mapping[object, str] = dict(bundle.catalog.frame.select("item_id", "title").iter_rows())
     unnamed = set(profiles.known.vocab.decode(profiles.known.unnamed.to_numpy()))
     pace = "" if found.pace is None or not _has_dates(bundle) else f", {found.pace:.1f} a week"
     columns = ("part", "what", "times the usual", "events", "for example")
     table = Table(*columns, title=f"{counted(found.events, 'event')}{pace}", title_justify="left")
-    for part in ("tastes", "eras", "reach", "common", "recent", "dislikes"):
+    for part in TRAITS:
         for trait in getattr(found, part):
             name = profiles.phrases.facet(trait.attribute, trait.value, trait.kind)
             some = ", ".join(titles.get(item, str(item)) for item in trait.items if item not in unnamed)
-            table.add_row(part, escape(name), f"{trait.lift:.1f}", str(trait.n), escape(some))
+            count = counted(trait.n, "day") if part == "rhythm" else str(trait.n)
+            table.add_row(part, escape(name), f"{trait.lift:.1f}", count, escape(some))
     for part in ("anchors", "latest"):
         for item in getattr(found, part):
             table.add_row(part, escape(item.title), "", "", escape(str(item.item_id)))

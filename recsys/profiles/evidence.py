@@ -61,7 +61,7 @@ class Evidence:
     reach    : the same for popular and for lesser-known items: how far the user looks beyond what everybody meets
     rhythm   : whether the user comes back more or less often than most (lift: times as often as the middle person)
     common   : what most of the choices are, whatever the population does (lift still against the population)
-    recent   : values oftener among the last events than before
+    recent   : values oftener among the last events than before, and not among the dislikes
     dislikes : values oftener among the user's low ratings than among all of the user's events
     anchors  : the most telling liked items; latest: the last items, newest first; none whose title is sensitive
     """
@@ -83,6 +83,11 @@ class Evidence:
     latest: tuple[Item, ...] = ()
 
     @property
+    def usual(self) -> tuple[Trait, ...]:
+        """What is common; what came up once is not, but where there is hardly more than one event."""
+        return tuple(t for t in self.common if t.n >= _MIN_SUPPORT or self.events < ENOUGH)
+
+    @property
     def pace(self) -> float | None:
         """Events a week from the first to the last; None where that is less than a week, or times are not known."""
         if self.first is None or self.last is None or self.last - self.first < _WEEK:
@@ -99,7 +104,7 @@ class Evidence:
         """What `json` gave. Errors: `ValueError`, `TypeError` or `KeyError` for anything else."""
         found = json.loads(text)
         found.setdefault("rhythm", ())  # which older evidence lacks
-        for name in ("tastes", "eras", "reach", "rhythm", "common", "recent", "dislikes"):
+        for name in TRAITS:
             found[name] = tuple(Trait(**{**trait, "items": tuple(trait["items"])}) for trait in found[name])
         for name in ("anchors", "latest"):
             found[name] = tuple(Item(**item) for item in found[name])
@@ -114,6 +119,10 @@ class Evidence:
         told = {name: value for name, value in asdict(self).items() if name not in ("first", "last")}
         text = json.dumps(told, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# Its parts that hold traits, in the order in which they are shown. What counts is events; of rhythm, days.
+TRAITS = ("tastes", "eras", "reach", "rhythm", "common", "recent", "dislikes")
 
 
 @dataclass(frozen=True)
@@ -213,14 +222,17 @@ def _traits(
     stands_out = (pl.col("lift") >= _MIN_LIFT) & (pl.col("z") >= _MIN_Z) & (pl.col("support") >= _MIN_SUPPORT)
     era, reach = pl.col("kind") == "era", pl.col("kind") == "reach"
     high, poor = pairs.filter("liked"), pairs.filter("low")
-    disliked = stands_out & ~reach & ~pl.col("taste") & (pl.col("support") > _MIN_SUPPORT)
+    clearly = stands_out & ~reach & (pl.col("support") > _MIN_SUPPORT)  # of two events neither is told
+    disliked = low.filter(clearly & ~pl.col("taste"))
+    # Who meets a value more often of late and thinks poorly of it has not turned to it.
+    shifts = turned.filter(clearly).join(disliked, on=["row", "facet"], how="anti")
     parts = {
         "tastes": (liked.filter(stands_out & ~era & ~reach), "z", bounds.top, high),
         "eras": (liked.filter(stands_out & era), "z", 2, high),
         "reach": (liked.filter(stands_out & reach), "z", 1, high),
         "common": (liked.filter((pl.col("support") > 0) & (pl.col("kind") == "value")), "support", 3, high),
-        "recent": (turned.filter(stands_out & ~reach), "z", 3, recent),
-        "dislikes": (low.filter(disliked), "z", 3, poor),
+        "recent": (shifts, "z", 3, recent),
+        "dislikes": (disliked, "z", 3, poor),
     }
     return {name: _top(frame, by, k, support, known) for name, (frame, by, k, support) in parts.items()}
 

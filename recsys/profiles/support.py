@@ -35,7 +35,7 @@ class Facts:
         e = self.evidence
         tastes = e.tastes[:2] if e.events >= _ENOUGH else ()
         eras, recent = (e.eras[:1], e.recent[:1]) if e.events >= _ENOUGH else ((), ())
-        likes = [("likes", _pair(t)) for t in (*(tastes or e.common[:1]), *eras)]
+        likes = [("likes", _pair(t)) for t in (*(tastes or e.usual[:1]), *eras)]
         titles = [("title", item.item_id) for item in e.anchors[:1]]
         shifts = [("recent", _pair(t)) for t in recent]
         return (*likes, *titles, *shifts, *(("dislikes", _pair(t)) for t in e.dislikes[:1]))
@@ -48,6 +48,7 @@ class Facts:
             "little": 0 < e.events < _ENOUGH,
             "little-unnamed": 0 < e.events < _ENOUGH,
             "titles-only": bool(e.liked) and not e.common,
+            "varied": bool(e.common) and not e.usual,
             **{f"reach-{value}": any(t.value == value for t in e.reach) for value in (POPULAR, LESSER)},
             **{f"{PACE}-{value}": any(t.value == value for t in e.rhythm) for value in (OFTEN, SELDOM)},
         }

@@ -14,6 +14,7 @@ __all__ = ["ENOUGH", "TEMPLATE", "Phrases", "Sentence", "claim", "profile", "rea
 TEMPLATE = "template"  # prompt_id and model_id of a text that no model wrote
 MAX_WORDS = 100
 _STRONG = 2.0
+_ALL_THERE_IS = ("titles-only", "varied")  # true only where nothing is held back
 
 
 def profile(
@@ -27,7 +28,7 @@ def profile(
     """
     told = sentences(evidence, phrases, company)
     if partial:
-        told = [_modest(s, evidence, phrases) for s in told if s.kind != "titles-only"]
+        told = [_modest(s, evidence, phrases) for s in told if s.kind not in _ALL_THERE_IS]
     return " ".join(s.text for s in told), [claim for s in told for claim in s.claims]
 
 
@@ -52,7 +53,7 @@ def _modest(sentence: Sentence, e: Evidence, phrases: Phrases) -> Sentence:
     """What is common, without the claim that nothing sets the user apart."""
     if sentence.kind != "average":
         return sentence
-    return phrases.say("common", sentence.claims, names=_names(e.common, phrases))
+    return phrases.say("common", sentence.claims, names=_names(e.usual, phrases))
 
 
 def _tell(e: Evidence, phrases: Phrases, company: list[Sentence]) -> list[Sentence]:
@@ -81,8 +82,10 @@ def _tastes(e: Evidence, phrases: Phrases) -> Sentence:
         return phrases.say("likes-both", claims, strong=_names(strong, phrases), milder=_names(milder, phrases))
     if e.tastes:
         return phrases.say("likes-strong" if strong else "likes", claims, names=_names(e.tastes, phrases))
+    if e.usual:
+        return phrases.say("average", [claim("common", t) for t in e.usual], names=_names(e.usual, phrases))
     if e.common:
-        return phrases.say("average", [claim("common", t) for t in e.common], names=_names(e.common, phrases))
+        return phrases.say("varied")
     if e.liked:
         return phrases.say("titles-only")
     return phrases.say("open", [f"events|n={e.events}"], count=_count(e, phrases))
@@ -91,7 +94,7 @@ def _tastes(e: Evidence, phrases: Phrases) -> Sentence:
 def _common(e: Evidence, phrases: Phrases) -> list[Sentence]:
     """What makes up a fifth of the choices or more, though others choose it too; only beside tastes."""
     named = {(t.attribute, t.value) for t in e.tastes}
-    often = [t for t in e.common if (t.attribute, t.value) not in named and t.n * 5 >= e.liked]
+    often = [t for t in e.usual if (t.attribute, t.value) not in named and t.n * 5 >= e.liked]
     if not e.tastes or not often:
         return []
     return [phrases.say("common", [claim("common", t) for t in often], names=_names(often, phrases))]
