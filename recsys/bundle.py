@@ -133,7 +133,8 @@ def _cast(values: Sequence[Id], dtype: Any, field: str, error: type[Exception]) 
     # Strictly: "007" is no other way to write 7.
     foreign = (cast.cast(pl.String) != texts).fill_null(True)
     if foreign.any():
-        raise error(f"{field}: {values[int(foreign.arg_true()[0])]!r} is no {dtype} id, as this bundle's are")
+        kind = "whole number" if dtype == pl.Int64 else "text"
+        raise error(f"{field}: {values[int(foreign.arg_true()[0])]!r} is no {kind}, as this bundle's ids are")
     return cast
 
 

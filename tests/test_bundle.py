@@ -132,7 +132,7 @@ def test_unknown_ids_are_named(folder, weights_settings):
     loaded = bundle.load(folder, weights_settings)
     with pytest.raises(UnknownUserError, match="nobody"):
         loaded.queries(["nobody"])
-    with pytest.raises(UnknownUserError, match=r"'00\d+' is no Int64 id"):
+    with pytest.raises(UnknownUserError, match=r"'00\d+' is no whole number"):
         loaded.queries([f"00{loaded.log.frame['user_id'][0]}"])
     with pytest.raises(UnknownItemError, match=r"history\[1\] = 'nothing'"):
         loaded.adhoc([loaded.catalog.frame["item_id"][0], "nothing"])

@@ -247,7 +247,9 @@ class EvidenceProfiles:
             TypeError,
             pl.exceptions.PolarsError,
         ) as error:
-            raise BundleError(f"{path}: not saved profiles: {(str(error) or repr(error)).splitlines()[0]}") from error
+            reason = (str(error) or repr(error)).splitlines()[0]
+            message = f"{path}: not saved profiles, or of another version of recsys: {reason}: fit the bundle again"
+            raise BundleError(message) from error
         personas = Personas.load(path) if config.personas else None
         return cls(
             config, Known(population, catalog, config.sensitive), Store.load(path / "texts.parquet"), phrases, personas

@@ -62,6 +62,7 @@ from recsys.tables import Id
 
 _CHUNK = 5000  # users to a query, which bounds memory and stays below SQLite's 32,766 parameters
 _WAIT_S = 30  # for another writer
+_CONNECT_S = 10  # for a database server to answer at all
 _META = MetaData()
 
 
@@ -170,7 +171,8 @@ class SqlStore:
     def _engine(self) -> Engine:
         try:
             if self._file is None:
-                return create_engine(self._address, pool_pre_ping=True, hide_parameters=True)
+                patient = {"connect_timeout": _CONNECT_S} if self._by_psycopg else {}
+                return create_engine(self._address, pool_pre_ping=True, connect_args=patient, hide_parameters=True)
             # A connection to a call: threads and forked processes share none, and none stays open.
             waiting = {"timeout": _WAIT_S}
             engine = create_engine(self._address, poolclass=NullPool, connect_args=waiting, hide_parameters=True)
@@ -178,6 +180,11 @@ class SqlStore:
             raise SpecError(f"{self._shown(self._address)}: `pip install {error.name}`, its driver") from error
         event.listen(engine, "connect", _overwrite)
         return engine
+
+    @property
+    def _by_psycopg(self) -> bool:
+        """Whether the driver takes libpq's options, and the address sets none of its own."""
+        return self._address.get_driver_name().startswith("psycopg") and "connect_timeout" not in self._address.query
 
     def _insert(self, table: Table) -> Any:
         return (sqlite if self._file is not None else postgresql).insert(table)
