@@ -9,6 +9,7 @@ import pytest
 
 from recsys.errors import ModelError, SpecError, WeightsError
 from recsys.lm import LMConfig, LocalLM, ReplayLM, load_lm, resolved
+from recsys.lm.device import auto_dtype
 from recsys.lm.packing import chunks, layout
 from recsys.lm.replay import ScriptedLM
 from recsys.lm.usage import context_of, count, usage_of
@@ -221,6 +222,25 @@ def test_a_resolved_config_names_the_same_model_on_a_machine_of_another_kind(
         assert loaded.model_id.endswith(f":{short}")
         (one,), (other,) = (lm.score([PROMPT], [ANSWERS]) for lm in (fitted, loaded))
         assert one == other
+
+
+@pytest.mark.parametrize(
+    ("able", "dtype"),
+    [
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ({"avx512_f": True, "avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": True}, "bfloat16"),
+        ({"neon": True, "bf16": True}, "bfloat16"),
+        ({"neon": True}, "float32"),
+    ],
+)
+def test_a_cpu_computes_in_bf16_only_where_it_has_instructions_for_it(
+    able: dict[str, bool], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN says of any AVX-512 that bf16 is supported, and emulates it."""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
+    assert auto_dtype("cpu") == dtype
+    assert auto_dtype("mps") == "float32"
 
 
 def test_only_the_dtype_of_a_local_model_is_resolved(settings: Settings) -> None:
