@@ -31,7 +31,7 @@ _NATIVE_BF16 = ("amx_bf16", "avx512_bf16", "bf16")
 
 
 def auto_dtype(device: str) -> Dtype:
-    """bf16 where it is computed natively: on a CPU without it, emulation is four times slower than fp32. Never "auto"."""
+    """bf16 where it is computed natively: on a CPU without it, it is emulated, four times slower than fp32."""
     import torch
 
     if device.startswith("cuda"):
