@@ -268,6 +268,12 @@ def stored_spec(path: Path, manifest: Mapping[str, Any]) -> Spec:
         ) from error
 
 
+def load_profiles(path: Path) -> EvidenceProfiles:
+    """A bundle's profiles alone, after every file has been checked. Errors: `BundleError`."""
+    read_manifest(path)
+    return EvidenceProfiles.load(path / "profiles", Catalog(pl.read_parquet(path / "catalog.parquet")))
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a bundle, after every file has been checked against it.
 

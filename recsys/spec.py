@@ -26,7 +26,8 @@ from recsys.data.split import Questions, Split, ask, split_log
 from recsys.errors import SpecError
 from recsys.lm import EncoderConfig, LMConfig, load_encoder, load_lm, resolved
 from recsys.policy import TopConfig
-from recsys.profiles import ProfilesConfig, summarize
+from recsys.profiles import EvidenceProfiles, ProfilesConfig, summarize
+from recsys.profiles.standing import carried
 from recsys.protocols import LanguageModel, Reranker, TextEncoder
 from recsys.recommender import Recommender, propose
 from recsys.rerank import AnyRerankerConfig, Fallback, Identity, IdentityConfig, SequenceConfig, StudentConfig
@@ -132,10 +133,12 @@ def fit(
     seed: int,
     training: Training | None = None,
     lm: LanguageModel | None = None,
+    before: EvidenceProfiles | None = None,
 ) -> Fitted:
     """Fit every part of the line on a dataset; by default for production, on all of its log.
 
-    `lm` replaces the spec's language model (a recorded or scripted one in tests).
+    lm : replaces the spec's language model (a recorded or scripted one in tests)
+    before : an earlier line's profiles: what a model wrote for them, and still stands, is not written again
     """
     clock = Clock()
     concrete = resolved(spec.lm, settings).model_copy(update={"record": False})
@@ -182,8 +185,9 @@ def fit(
             else:
                 assert lm is not None  # asked for above
                 proposed = generate(questions.queries)
-                before = training.before
-                fitted = config.fit(questions, proposed, described, catalog, before, lm, seed=seed, settings=settings)
+                fitted = config.fit(
+                    questions, proposed, described, catalog, training.before, lm, seed=seed, settings=settings
+                )
             if student is not None:
                 from recsys.rerank.distil import train_student
 
@@ -198,6 +202,8 @@ def fit(
         with clock.step("write profiles"):
             everybody = query_histories(training.known)
             asked = everybody.frame.sample(min(spec.profiles.lm_users, len(everybody)), seed=seed, shuffle=True)
+            if before is not None:
+                profiles = profiles.with_store(carried(before, profiles, everybody.frame["user_id"]))
             profiles, summary = summarize(profiles, Queries(asked), lm, spec.profiles.lm_users)
         tuning["profiles"] = summary.as_dict()
     recommender = Recommender(

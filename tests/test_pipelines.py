@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from recsys import bundle
 from recsys.cli import main
+from recsys.profiles import EvidenceProfiles
 from recsys.promotion import METRIC
 from recsys.registry import Registry, open_bundle
 from recsys.settings import Settings
@@ -109,6 +111,22 @@ def test_the_evaluation_lies_in_the_output_and_in_the_run(
     assert {file.name for file in (place.folder / "first" / "evaluation").iterdir()} == files
     stored = place.registry.resolve(f"models:/{MODEL}/1").parent
     assert {file.name for file in (stored / "evaluation").iterdir()} == files
+
+
+def test_the_champions_texts_are_at_hand_unless_it_cannot_be_read(
+    place: Place, first: subprocess.CompletedProcess[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What `recsys.spec.fit` does with them: test_profiles_standing."""
+    retrain = runpy.run_path(str(ROOT / "pipelines" / "retrain.py"))
+    found = retrain["_profiles"](place.registry, MODEL)
+    written = bundle.load(place.folder / "first" / "bundle", place.settings).recommender.profiles
+    assert isinstance(found, EvidenceProfiles)
+    assert isinstance(written, EvidenceProfiles)
+    assert found.config == written.config
+    altered = shutil.copytree(place.folder / "first" / "bundle", tmp_path / "altered")
+    (altered / "profiles" / "wording.txt").write_text("[nothing]\n")
+    monkeypatch.setattr(Registry, "resolve", lambda *_: altered)
+    assert retrain["_profiles"](place.registry, MODEL) is None
 
 
 def test_batch_reads_the_champion_by_its_alias(

@@ -23,6 +23,7 @@ from recsys.profiles.evidence import ENOUGH, Evidence
 from recsys.profiles.faithful import LONGEST, MAX_WORDS, Checker, Repaired, Retry, repair, rephrase
 from recsys.profiles.phrases import Sentence, read_prompt
 from recsys.profiles.source import EvidenceProfiles
+from recsys.profiles.store import Store
 from recsys.profiles.template import sentences
 from recsys.protocols import LanguageModel
 from recsys.tables import Id, Queries
@@ -41,6 +42,7 @@ class SummaryReport:
 
     asked, accepted : evidences that the model was asked about, and those whose text has something of its own in it;
         the template speaks for the others
+    standing : evidences for which a text of the same prompt and model still stands (`ProfilesConfig.refresh`)
     waiting  : evidences that were left for a later run because of the limit, or since the model stopped answering
     faults   : what was wrong first with each of its texts that was not true as it stood, by kind; "model" where it
         failed to answer
@@ -59,6 +61,7 @@ class SummaryReport:
     accepted: int
     waiting: int
     seconds: float
+    standing: int = 0
     faults: Mapping[str, int] = field(default_factory=dict)
     rejected: Sequence[tuple[str, str]] = ()
     claim_precision: float = 1.0
@@ -108,9 +111,9 @@ def summarize(
 ) -> tuple[EvidenceProfiles, SummaryReport]:
     """Let `lm` write for at most `limit` evidences that it has not written for; returns profiles with a fuller store.
 
-    Histories of a few events are left to the template, which says how little is known. Stored texts of the same
-    prompt and model are not asked for again, and a recording `lm` makes an interrupted run resumable. Where the model
-    fails on some evidences (an error, no text, nothing true), the template speaks for these, and they are counted.
+    Histories of a few events are left to the template, which says how little is known. Where a stored text of the same
+    prompt and model still stands, none is asked for, and a recording `lm` makes an interrupted run resumable. Where the
+    model fails on some (an error, no text, nothing true), the template speaks for these, and they are counted.
 
     tries : how often one sentence is asked for in other words before the template's stands in ("phrase", "write")
 
@@ -124,7 +127,7 @@ def summarize(
     prompt_id = profiles.phrases.prompt_id
     if way != "choose":
         prompt_id = f"{read_prompt(way)[0]}+{prompt_id}"
-    todo = _todo(profiles, queries, prompt_id, lm.model_id)
+    todo, standing = _todo(profiles, queries, prompt_id, lm.model_id)
     asking = Asking(lm)
     checker = None if way == "choose" and profiles.phrases.words["reading"] == "none" else _checker(profiles)
     done: list[_Text] = []
@@ -143,15 +146,17 @@ def summarize(
             bar.update(len(some))
     asking.raise_if_nothing_worked()
     shown = _read(profiles, done, checker)
-    report = _report(prompt_id, done, shown, asking, waiting=len(todo) - len(done), seconds=time.monotonic() - started)
+    took, waiting = time.monotonic() - started, len(todo) - len(done)
+    report = _report(prompt_id, done, shown, asking, standing=standing, waiting=waiting, seconds=took)
     good = [
         _entry(user, one.evidence, one.text, prompt_id, lm.model_id)
         for (user, _), one in zip(todo, done, strict=False)  # as far as the model got
         if one.text is not None
     ]
     log.info(
-        "profiles by %s (%s): %d of %d accepted, %.0f%% left to the template %s",
+        "profiles by %s (%s): %d of %d accepted, %.0f%% left to the template %s; %d of before still stand",
         *(lm.model_id, prompt_id, report.accepted, report.asked, 100 * report.failed_share, dict(report.faults) or ""),
+        report.standing,
     )
     if asking.gone:
         log.warning("%s stopped answering: %s; %d evidences wait", lm.model_id, asking.first_error, report.waiting)
@@ -163,16 +168,21 @@ def _checker(profiles: EvidenceProfiles) -> Checker:
     return Checker.of(profiles.known, profiles.phrases, instructions)
 
 
-def _todo(profiles: EvidenceProfiles, queries: Queries, prompt_id: str, model_id: str) -> list[Asked]:
-    """The distinct evidences worth writing of that this prompt and model have not written of, in order of queries."""
-    frame = profiles.store.frame.filter(prompt_id=prompt_id, model_id=model_id)
-    seen = set(frame["evidence_hash"])
-    todo = []
-    for user, evidence in zip(queries.frame["user_id"], profiles.evidence(queries), strict=True):
+def _todo(profiles: EvidenceProfiles, queries: Queries, prompt_id: str, model_id: str) -> tuple[list[Asked], int]:
+    """The distinct evidences worth writing of, in order of queries, and for how many a text of this prompt and model
+    still stands."""
+    theirs = Store(profiles.store.frame.filter(prompt_id=prompt_id, model_id=model_id))
+    told = profiles.with_store(theirs).as_of(queries).frame["prompt_id"]
+    seen: set[str] = set()
+    todo, standing = [], 0
+    for user, evidence, by in zip(queries.frame["user_id"], profiles.evidence(queries), told, strict=True):
         if evidence.events >= ENOUGH and evidence.hash not in seen:
             seen.add(evidence.hash)
-            todo.append((user, evidence))
-    return todo
+            if by == prompt_id:
+                standing += 1
+            else:
+                todo.append((user, evidence))
+    return todo, standing
 
 
 def _batches(todo: list[Asked], size: int) -> Iterator[list[Asked]]:
@@ -299,6 +309,7 @@ def _report(
     shown: list[tuple[Reading, Evidence]],
     asking: Asking,
     *,
+    standing: int,
     waiting: int,
     seconds: float,
 ) -> SummaryReport:
@@ -316,6 +327,7 @@ def _report(
         sum(one.text is not None for one in done),
         waiting,
         seconds,
+        standing,
         dict(sorted(Counter(one.fault.split(":")[0] for one in done if one.fault).items())),
         tuple((one.fault or "nothing kept", one.written) for one in done if one.text is None),
         good / claims if claims else 1.0,
