@@ -31,6 +31,15 @@ TRUE = [
     "Unlike most people, you are drawn to horror.",
     "You are as keen on horror as nobody else.",
     "You last chose 'Jaws 2 (1978)'.",
+    "You liked 40 of the 53 titles that you rated.",
+    "You gave high marks to 40 titles, and 20 of the titles you liked are horror.",
+    "You gave 6 low marks.",
+    "You have given 53 ratings, many of them to horror.",
+    "You rate westerns lower than other films.",
+    "You have little patience for westerns.",
+    "You like horror such as Alien.",
+    "You enjoyed Alien, one of the horror titles that you chose.",
+    "Lately you chose Jaws 2.",
 ]
 FALSE = [
     ("You love musicals.", "value", "musicals"),
@@ -57,6 +66,43 @@ FALSE = [
     ("You love classic horror with your family.", "unknown", "classic"),
     ("Вы любите horror.", "language", "Вы"),
     ("Horror, the 1970s.", "value", "Horror"),
+    # a total is no number of a value, nor what was chosen what was liked
+    ("On 53 occasions you picked horror.", "number", "53"),
+    ("You gave 53 ratings to horror.", "number", "53"),
+    ("You like horror, with 53 choices of them.", "number", "53"),
+    ("You like horror: 53 in all.", "number", "53"),
+    ("You liked 53 titles.", "number", "53"),
+    ("You gave 53 high marks.", "number", "53"),
+    ("You have given 40 ratings.", "number", "40"),
+    ("You gave 53 low marks.", "number", "53"),
+    # what is disliked, told as liked, or as never met, or beside what others dislike
+    ("Westerns never bore you.", "unknown", "never"),
+    ("You do not dislike westerns.", "unknown", "not"),
+    ("You cannot do without westerns.", "unknown", "cannot"),
+    ("Nothing bores you less than westerns.", "unknown", "Nothing"),
+    ("Westerns are anything but dull to you.", "unknown", "anything but"),
+    ("You never watch westerns.", "unknown", "never"),
+    ("You miss westerns.", "value", "westerns"),
+    ("You dislike westerns more than anyone else.", "comparative", "westerns"),
+    ("You hate westerns ten times as much as other people do.", "comparative", "westerns"),
+    ("You rate westerns lower than other people do.", "comparative", "westerns"),
+    # a comparison turned round, or of what is not compared
+    ("Most people here choose horror more than you.", "unknown", "than you"),
+    ("You like sci-fi better than horror.", "unknown", "better than"),
+    ("You prefer dramas to horror.", "comparative", "dramas"),
+    ("You would take dramas over horror.", "comparative", "dramas"),
+    ("You now like comedies more than other people do.", "comparative", "comedies"),
+    ("You like sci-fi best.", "superlative", "sci-fi"),
+    # chosen last, and not known to be liked
+    ("Recently you adored Jaws 2.", "title", "Jaws 2"),
+    # an item that is nothing of the kind
+    ("You enjoyed the sci-fi film Alien.", "title", "Alien"),
+    ("You like sci-fi such as Alien.", "title", "Alien"),
+    ("You liked Alien and other sci-fi.", "title", "Alien"),
+    ("You liked Alien from the 1970s.", "title", "Alien"),
+    # how far and how often is told in sentences of the wording alone
+    ("You like horror and popular titles.", "unknown", "popular"),
+    ("You have liked horror for a long time.", "unknown", "for a long time"),
 ]
 
 

@@ -111,8 +111,15 @@ def test_where_nothing_was_rated_high_it_does_not_claim_likes() -> None:
 
 def test_what_was_liked_once_is_not_what_is_mostly_chosen() -> None:
     text = said(Evidence(events=9, liked=2, rated=True, common=(taste("War", 1.1, 1),), latest=items("Heat (1995)")))
-    assert "little in common" in text
+    assert "does not add up to a taste yet" in text
     assert "war" not in text
+
+
+@pytest.mark.parametrize("wording", ["phrases", "phrases-playful", "phrases-de"])
+def test_one_thing_that_was_liked_is_not_said_to_be_several(wording: str) -> None:
+    one = Evidence(events=9, liked=1, rated=True, common=(taste("War", 1.1, 1),), anchors=items("Heat (1995)"))
+    text = profile(one, Phrases.read(wording))[0]
+    assert not any(word in text for word in ("in common", "gemeinsam", "No two"))
 
 
 def test_an_unrated_history_is_never_said_to_be_rated() -> None:

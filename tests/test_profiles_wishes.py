@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.profiles.phrases import Phrases
 from recsys.profiles.population import Known, Population
 from recsys.profiles.wishes import Listener, Wish, understand
 from recsys.tables import Catalog, InteractionLog
@@ -183,3 +184,15 @@ def test_any_text_is_read_without_failing(listener: Listener, parts: list[str]) 
     found = understand(" ".join(parts), listener)
     assert {wish.value for wish in found} <= {"Horror"}
     assert bool(found) <= ("horror" in parts)
+
+
+def test_what_profiles_call_a_value_is_a_name_of_it() -> None:
+    catalog = known_of(genres=[["War"], ["Crime"]] * 20).catalog
+    often = [item for item in range(40) for _ in range(50 if item < 4 else 1)]
+    log = pl.DataFrame({"user_id": 1, "item_id": often, "event": "x", "weight": 1.0, "ts": range(len(often))})
+    events = InteractionLog.of(log.with_columns(pl.col("user_id", "item_id", "ts").cast(pl.Int64)))
+    known = Known(Population.fit(events, catalog, like_at=None, dislike_at=None), catalog)
+    listener = Listener(known)
+    for value, kind in listener.kinds.items():
+        assert listener.named(Phrases.read().facet(*value, kind)) == (value,)
+    assert "reach" in listener.kinds.values()

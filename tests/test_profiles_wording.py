@@ -37,6 +37,15 @@ def test_the_tone_changes_and_the_claims_do_not() -> None:
     assert playful[1] == profile(RICH, Phrases.read())[1]
 
 
+@pytest.mark.parametrize("name", ["phrases", "phrases-playful"])
+def test_the_checker_believes_a_wording_of_who_likes_nothing_yet(name: str) -> None:
+    phrases = Phrases.read(name)
+    nothing_high = Evidence(events=12, disliked=3, rated=True, dislikes=(trait("Western", n=3),))
+    for told in sentences(nothing_high, phrases):
+        for said in told.phrasings:
+            assert make_checker(phrases).read(said, nothing_high).faults == (None,), said
+
+
 def test_joining_words_names_and_counts_are_in_the_file() -> None:
     german = Phrases.read("phrases-de")
     assert german.join(["a", "b", "c"]) == "a, b und c"

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from recsys.profiles import pairs
 from recsys.profiles.evidence import Evidence
 from recsys.profiles.lexicon import Lexicon
 from recsys.profiles.names import Masked, Mention, Names
@@ -126,7 +127,9 @@ class Reader:
     def _clauses(self, sentence: str, masked: Masked) -> list[_Clause]:
         """The clauses; what one without names says is said of the nearest one with names, earlier ones first."""
         cuts = {0, len(sentence), *(m.end() for m in _CUT.finditer(sentence))}
-        cuts |= {start for start, _ in self.lexicon.spans("clauses", sentence)}
+        whole = self.lexicon.spans("dislike", sentence)  # "anything but" is not cut at its "but"
+        ends = (start for start, _ in self.lexicon.spans("clauses", sentence))
+        cuts |= {at for at in ends if not any(start < at < end for start, end in whole)}
         # a comma before "you" ends what leads up to it: "While you avoid westerns, you love horror"
         commas = (m.end() for m in re.finditer(r",\s+", sentence))
         cuts |= {at for at in commas if self.lexicon.words["you"].match(sentence, at)}
@@ -161,11 +164,13 @@ class Reader:
         idioms = lexicon.spans("idioms", rest)
         rest = _blank(rest, idioms)
         strange += [(kind, rest[a:b]) for kind in ("unknown", "topics") for a, b in lexicon.spans(kind, rest)]
+        strange += [("unknown", said) for said in pairs.reversed_in(rest)]
         ops = self._operators(rest)
         compared = [(a, b) for a, b, kind, _ in ops if kind in _COMPARISONS]
         # "like nobody else" compares, and is no negation
-        if lexicon.has("dislike", _blank(rest, compared)):
+        if lexicon.has("dislike", plain := _blank(rest, compared)):
             attitude = "disliked"
+            strange += [("unknown", turned)] if (turned := self._turned(plain)) else []
         else:
             liked = idioms or lexicon.has("like", rest)
             attitude = "liked" if liked else "chosen" if lexicon.has("choose", rest) else ""
@@ -181,6 +186,15 @@ class Reader:
             frozenset(kind for _, _, kind, _ in ops if kind in _MARKS and not (compared and kind == "alike")),
             tuple(strange),
         )
+
+    def _turned(self, text: str) -> str:
+        """The negation by which a clause with words of dislike speaks of none; empty where it does speak of one."""
+        lexicon = self.lexicon
+        words = [text[a:b] for a, b in lexicon.spans("dislike", text)]
+        turns = [word for word in words if lexicon.words["negation"].fullmatch(word)]
+        if not turns or (len(words) == 1 and (lexicon.has("like", text) or not lexicon.has("acts", text))):
+            return ""
+        return turns[0]
 
     def _operators(self, rest: str) -> list[tuple[int, int, str, float]]:
         """Comparisons, shares and marks in order, with their values; of those that overlap the first and longest."""
@@ -223,10 +237,17 @@ class Reader:
         named = [m for m in clause.mentions if m.kind != "number"]
         if not named:
             return
-        if side == "liked":
-            for need, some in _assigned(clause.comparisons, named):
-                for mention in some:
-                    yield "comparative", mention.name, facts.compared(mention, need, clause.marks)
+        for need, some in _assigned(clause.comparisons, named) if side == "liked" else ():
+            for mention in some:
+                against = clause.marks - {"recent"} if pairs.speaks_of_people(clause.text) else clause.marks
+                yield "comparative", mention.name, facts.compared(mention, need, against)
+        if side == "disliked" and any(not pairs.is_own(clause.text, start) for start, _, _ in clause.comparisons):
+            yield "comparative", named[0].name, "what others dislike is not known"
+        for first, second in itertools.pairwise(named):
+            if pairs.prefers(first, second, clause.text):
+                yield "comparative", first.name, "which of two is liked better is not known"
+            if (told := pairs.example(first, second, clause.text)) and not self.names.carries(*told):
+                yield "title", told[0].name, f"not of {told[1].name}"
         if clause.marks & {"recent", "faded"}:
             for mention in named:
                 yield "recency", mention.name, facts.recent(mention, clause.marks)

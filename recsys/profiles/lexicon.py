@@ -9,8 +9,8 @@ from recsys.errors import SpecError
 from recsys.profiles.phrases import read_prompt, sections
 
 WORDS = (
-    *("you", "others", "idioms", "dislike", "like", "choose", "recent", "faded", "more", "far", "most", "often"),
-    *("alike", "counted", "percent", "total", "clauses", "unknown", "topics", "plain", "neutral"),
+    *("you", "others", "idioms", "dislike", "negation", "like", "choose", "acts", "recent", "faded", "more", "far"),
+    *("most", "often", "alike", "counted", "percent", "clauses", "unknown", "topics", "plain", "neutral"),
 )
 AMOUNTS = ("factors", "shares", "numbers", "decades")
 
@@ -78,6 +78,10 @@ class Lexicon:
     def spans(self, section: str, text: str) -> list[tuple[int, int]]:
         """Where entries of the section stand in the text."""
         return [match.span() for match in self.words[section].finditer(text)]
+
+    def without(self, section: str, text: str) -> str:
+        """The text with blanks where it has entries of the section."""
+        return self.words[section].sub(" ", text)
 
     def values(self, section: str, text: str) -> list[tuple[int, int, float]]:
         """Where entries of the section stand, with their values; an entry with "*" has that of its stem."""

@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import polars as pl
+
 from recsys.data.words import MEASURES, TITLE_LIMIT, article_first, attribute_name, facet_name, one_line, value_name
 from recsys.profiles.evidence import Evidence
 from recsys.profiles.lexicon import Lexicon
@@ -55,6 +57,7 @@ class Names:
     titles : titles as words between spaces, without their year; folded: the long ones in lower case
     attributes : the names of attributes, casefolded
     plain : words which are no names when they stand alone
+    known : the catalog, which says what an item is
     """
 
     values: dict[str, frozenset[Pair]]
@@ -63,6 +66,7 @@ class Names:
     attributes: frozenset[str]
     plain: frozenset[str]
     lexicon: Lexicon
+    known: Known
 
     @classmethod
     def of(cls, known: Known, phrases: Phrases, lexicon: Lexicon) -> "Names":
@@ -86,7 +90,15 @@ class Names:
             frozenset(attributes),
             lexicon.plain | said_words,
             lexicon,
+            known,
         )
+
+    def carries(self, title: Mention, value: Mention) -> bool:
+        """Whether an item of that title carries the value."""
+        codes = pl.Series(self.known.vocab.encode(pl.Series(sorted(title.items, key=str))))
+        held = self.known.facets.filter(pl.col("item").is_in(codes.implode()))
+        pairs = self.known.population.values.join(held, on="facet", how="semi").select("attribute", "value").rows()
+        return not value.pairs.isdisjoint(pairs)
 
     def mask(self, text: str, evidence: Evidence) -> Masked:
         """Put a mark for every quoted title, and for every title of the evidence that stands without quotes."""

@@ -15,6 +15,9 @@ Told = tuple[str, object]
 """A fact that a text tells: ("likes" | "recent" | "dislikes", (attribute, value)), ("title", item) or ("count", n)."""
 
 _PERCENT = 0.015  # a percentage may be rounded
+_APART = re.compile(r"[,;:]|\b(?:and|but|so)\b", re.IGNORECASE)
+_THEY = re.compile(r"\b(?:them|these|those|such)\b", re.IGNORECASE)
+_OUT_OF = re.compile(r"\b(?:of|from)(?:\s+(?:all|the|your|these))*\s+$", re.IGNORECASE)
 _ENOUGH = 5  # events below which tastes are not told
 
 
@@ -63,7 +66,7 @@ class Facts:
             if attitude == "disliked":
                 return "no title is known to be disliked"
             # of the last choices only those among the anchors are known to be liked, unless nothing is ever rated
-            allowed = anchors if attitude == "liked" and e.rated and "recent" not in marks else chosen
+            allowed = anchors if attitude == "liked" and e.rated else chosen
             return "" if mention.items & allowed else "not a title of the evidence on this side"
         if attitude == "disliked":
             return "" if self._of(mention, e.dislikes) else "not disliked"
@@ -120,7 +123,6 @@ class Facts:
 
     def number(self, number: Mention, clause: str, values: Sequence[Mention], side: str, lexicon: Lexicon) -> str:
         """Whether a number is one of the evidence: a total, the support of a value beside it, or a share."""
-        e = self.evidence
         after = clause[number.end :]
         amount = _amount(number.name, lexicon)
         if amount is None:
@@ -129,11 +131,32 @@ class Facts:
             shares = [share for value in values for share in self._shares(value, side)]
             return "" if any(abs(share - amount / 100) <= _PERCENT for share in shares) else "not its share"
         supports = {t.n for value in values for t in self._pool(value, side)}
-        totals = {e.events, e.disliked if side == "disliked" else e.liked}
         partial = re.match(r"\s*(?:of|are|were|is|was)\b|\s*$", after) and values
         near = any(0 <= value.start - number.end <= 1 for value in values)
-        allowed = supports if partial or near else supports | totals
-        return "" if amount in allowed else "not a number of the evidence"
+        totals = set() if partial or near else self._totals(number, clause, values, lexicon)
+        return "" if amount in supports | totals else "not a number of the evidence"
+
+    def _totals(self, number: Mention, clause: str, values: Sequence[Mention], lexicon: Lexicon) -> set[int]:
+        """The totals that a number may be. It counts ratings, titles or the like, and says nothing of the values that
+        the clause names; beside a word of liking or disliking it is what was liked or disliked."""
+        counted = lexicon.words["counted"].pattern
+        noun = re.compile(rf"\s+(?:[\w'’-]+\s+){{0,3}}?{counted}", re.IGNORECASE).match(clause, number.end)
+        if noun is None:
+            return set()
+        for value in values:
+            before = value.start < number.start
+            between = clause[value.end : number.start] if before else clause[noun.end() : value.start]
+            if not _APART.search(between) or (before and _THEY.search(clause, number.end)):
+                return set()
+        e = self.evidence
+        start = max((m.end() for m in _APART.finditer(clause, 0, number.start)), default=0)
+        end = min((m.start() for m in _APART.finditer(clause, noun.end())), default=len(clause))
+        if _OUT_OF.search(clause, start, number.start):
+            return {e.events}
+        part = f"{clause[start : number.start]} {clause[number.end : end]}"
+        for section in ("idioms", "choose", "counted"):
+            part = lexicon.without(section, part)
+        return {e.disliked if lexicon.has("dislike", part) else e.liked if lexicon.has("like", part) else e.events}
 
     def _of(self, mention: Mention, traits: Sequence[Trait]) -> list[Trait]:
         return [t for t in traits if _pair(t) in mention.pairs]

@@ -214,7 +214,8 @@ class _Told:
 
 def _forms(attribute: str, value: str, kind: str) -> set[str]:
     """The ways in which a value may be written, as words of `tokens_of`: singular and plural, decades in short."""
-    spoken = [facet_name(attribute, value, kind)] if kind in MEASURES else [value, value_name(attribute, value)]
+    told = facet_name(attribute, value, kind)
+    spoken = [told] if kind in MEASURES else [value, value_name(attribute, value), told]
     forms = {" ".join(tokens_of(text)) for text in spoken}
     if kind == "era":
         return forms | {form[2:] for form in forms if re.fullmatch(r"\d{3}0s", form)}
