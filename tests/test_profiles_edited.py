@@ -103,6 +103,7 @@ def test_who_wants_no_taste_counted_is_not_called_average(fitted: EvidenceProfil
     after = fitted.with_edits(Edits.of(user, *less)).as_of(queries).frame.row(row, named=True)
     assert [claim for claim in after["claims"] if claim.startswith("common|")]
     assert "that of most people" not in after["text"]
+    assert "mostly" not in after["text"]
     assert "You often choose" in after["text"]
 
 

@@ -114,6 +114,14 @@ def test_nobody_turns_to_what_they_rate_low_nor_by_two_events(genres: Known) -> 
     assert of(genres, [10, 11, 12, 13, 0, 1]).recent == ()
 
 
+def test_of_many_likes_two_are_too_few_to_be_a_taste() -> None:
+    catalog = catalog_of(genres=[["Horror"]] * 2 + [["Drama"]] * 98)
+    known = known_of(catalog, log_of([(100, i, 1.0) for i in range(100)]))
+    assert [t.value for t in of(known, [0, 1, 10, 11, 12, 13]).tastes] == ["Horror"]
+    assert of(known, [0, 1, *range(10, 20)]).tastes == ()
+    assert [t.value for t in of(known, [0, 1, 0, *range(10, 20)]).tastes] == ["Horror"]
+
+
 def test_what_came_up_once_is_usual_only_where_there_is_hardly_more(genres: Known) -> None:
     assert [t.value for t in of(genres, [0, 10]).usual] == ["Drama", "Horror"]
     assert [t.value for t in of(genres, [0, 10, 11, 12, 13]).usual] == ["Drama"]

@@ -7,6 +7,7 @@ import pytest
 
 from recsys.profiles import EvidenceProfiles, ProfilesConfig
 from recsys.profiles.diff import diff
+from recsys.profiles.edits import Edit, Edits, explain, value_of, wishes
 from recsys.profiles.evidence import Bounds, Evidence, Trait, collect
 from recsys.profiles.faithful import Checker
 from recsys.profiles.fresh import Living
@@ -14,7 +15,7 @@ from recsys.profiles.phrases import Phrases
 from recsys.profiles.population import Known, Population
 from recsys.profiles.rhythm import DAY, OFTEN, PACE, SELDOM, Paces
 from recsys.profiles.template import profile
-from recsys.tables import Catalog, InteractionLog, query_histories
+from recsys.tables import Catalog, InteractionLog, Queries, query_histories
 
 GAPS = {f"u{k:02}": gap for k, gap in enumerate([1] * 4 + [5] * 32 + [30] * 4)}  # days between the visits of each
 CATALOG = Catalog(
@@ -151,3 +152,26 @@ def test_what_was_saved_before_there_was_a_rhythm_still_loads(profiles: Evidence
     found = collect(query_histories(log_of(GAPS)), old, Bounds())
     assert not any(e.rhythm for e in found)
     assert Evidence.read(found[0].json.replace('"rhythm":[],', "")) == found[0]
+
+
+@pytest.mark.parametrize("wording", ["phrases", "phrases-playful", "phrases-de"])
+def test_a_user_may_have_it_forgotten(wording: str) -> None:
+    """It is about no value of the catalog, so it asks nothing of a ranking."""
+    log = log_of(GAPS)
+    profiles = ProfilesConfig(personas=0, wording=wording).fit(log, CATALOG, rated=False, seed=0)
+    told = value_of("Pace", profiles.listener, profiles.config.sensitive)
+    edit = Edit(0, "forget", *told)
+    assert wishes([edit], profiles.listener) == []
+    assert explain(edit, profiles.listener) == "does not count on how often they come back"
+    queries = Queries(query_histories(log).frame.filter(user_id="u00"))
+    after = profiles.with_edits(Edits.of("u00", edit))
+    assert [e.rhythm for e in after.evidence(queries)] == [()]
+    before, text = (one.as_of(queries).frame["text"][0] for one in (profiles, after))
+    said = profiles.phrases.kinds["pace-often"][0]
+    assert said in before
+    assert said not in text
+    assert profiles.phrases.words["pace"] in text
+    back = after.with_edits(Edits.of("u00", edit, Edit(0, "withdraw", *told)))
+    assert back.as_of(queries).frame["text"][0] == before
+    claims = after.as_of(queries).frame["claims"][0].to_list()
+    print(diff(profiles.as_of(queries).frame["claims"][0].to_list(), claims, titles={}, noun="choice"))

@@ -122,6 +122,26 @@ def test_one_thing_that_was_liked_is_not_said_to_be_several(wording: str) -> Non
     assert not any(word in text for word in ("in common", "gemeinsam", "No two"))
 
 
+def test_what_stands_out_in_too_few_events_is_not_said_to_be_everybodys_taste() -> None:
+    unsure = said(Evidence(events=5, liked=5, common=(taste("Horror", 1.5, 3), taste("Crime", 1.0, 2))))
+    assert "mostly chosen" in unsure
+    assert "most people" not in unsure
+    assert "close to that of most people" in said(Evidence(events=5, liked=5, common=(taste("Crime", 1.0, 2),)))
+
+
+def test_what_is_rated_low_is_not_said_to_be_chosen_often_too() -> None:
+    told = Evidence(
+        events=20,
+        liked=10,
+        disliked=5,
+        rated=True,
+        tastes=(taste("War"),),
+        common=(taste("Action", 1.0, 6), taste("Crime", 1.0, 4)),
+        dislikes=(taste("Action", 1.5, 4),),
+    )
+    assert "You often choose crime too." in said(told)
+
+
 def test_an_unrated_history_is_never_said_to_be_rated() -> None:
     text = said(Evidence(events=9, liked=9, tastes=(taste("War"),), anchors=items("A", "B"), latest=items("C")))
     assert "rat" not in text.replace("narrat", "")

@@ -9,6 +9,7 @@ from recsys.audit.freshness import Freshness
 from recsys.audit.run import Audit, Sample
 from recsys.data.counted import counted
 from recsys.data.files import atomic_file
+from recsys.data.words import article_first
 from recsys.profiles.evidence import TRAITS
 from recsys.report.svg import ACCENT, GRID, INK, SERIES, SOFT, Plot, figure, to_svg
 
@@ -107,7 +108,7 @@ def _traits(sample: Sample) -> list[tuple[str, str]]:
             )
     for part in ("anchors", "latest"):
         if items := getattr(sample.evidence, part):
-            rows.append((part, "; ".join(item.title for item in items)))
+            rows.append((part, "; ".join(article_first(item.title) for item in items)))
     return rows
 
 

@@ -150,8 +150,8 @@ def diff(
     kept = store.versions(queries.frame["user_id"][0])
     if kept:
         others = [version for version in kept if version.claims != now.claims]
-        old = (others or kept)[-1] if since is None else _as_of(kept, since)
-        new = now if until is None else _as_of(kept, until)
+        old = (others or kept)[-1] if since is None else _as_of(opened, kept, since)
+        new = now if until is None else _as_of(opened, kept, until)
     else:
         old, new = _earlier(profiles, queries, since), now if until is None else _earlier(profiles, queries, until)
         how = "halfway through the history" if since is None else f"as of {since}, worked out from the history"
@@ -192,7 +192,7 @@ def _edit(kind: str, text: str, profiles: "EvidenceProfiles", standing: "tuple[E
     """The edit that an option asks for. Errors: `SpecError`."""
     from recsys.data.requests import clean_request
     from recsys.errors import SpecError
-    from recsys.profiles.edits import NO_DISLIKE, Edit, explain, value_of
+    from recsys.profiles.edits import NO_DISLIKE, OWN_PACE, Edit, explain, value_of
     from recsys.profiles.privacy import scrub
 
     if kind in ("say", "withdraw"):
@@ -212,6 +212,8 @@ def _edit(kind: str, text: str, profiles: "EvidenceProfiles", standing: "tuple[E
         if not any(edit.value for edit in standing):
             raise SpecError(f"--withdraw: '{text}' was not said; the user changed: {there}")
     value = value_of(text, profiles.listener, profiles.config.sensitive)
+    if value == OWN_PACE and kind not in ("forget", "withdraw"):
+        raise SpecError(f"--{kind.replace('_', '-')}: how often somebody comes back can only be forgotten")
     if kind == "withdraw":
         if not any(edit.of == value for edit in standing):
             raise SpecError(f"--withdraw: nothing was changed of '{text}'; the user changed: {there}")
@@ -229,13 +231,13 @@ def _is_named(edit: "Edit", text: str) -> bool:
     return (attribute, value) == (edit.attribute.casefold(), edit.value.casefold())
 
 
-def _as_of(kept: "list[Version]", moment: int | None) -> "Version":
+def _as_of(bundle: "Bundle", kept: "list[Version]", moment: int | None) -> "Version":
     """The youngest that is no younger than the moment. Errors: `SpecError` where there is none."""
     from recsys.errors import SpecError
 
     fit = [version for version in kept if moment is None or version.as_of <= moment]
     if not fit:
-        there = ", ".join(str(version.as_of) for version in kept[:10]) or "none"
+        there = ", ".join(_moment(bundle, version.as_of) for version in kept[:10]) or "none"
         raise SpecError(f"no profile was kept as of {moment}; there are those as of: {there}")
     return fit[-1]
 
@@ -274,6 +276,7 @@ def _table(found: "Evidence", bundle: "Bundle", profiles: "EvidenceProfiles") ->
     from rich.table import Table
 
     from recsys.data.counted import counted
+    from recsys.data.words import article_first
     from recsys.profiles.evidence import TRAITS
 
     titles: Mapping[object, str] = dict(bundle.catalog.frame.select("item_id", "title").iter_rows())
@@ -284,10 +287,10 @@ def _table(found: "Evidence", bundle: "Bundle", profiles: "EvidenceProfiles") ->
     for part in TRAITS:
         for trait in getattr(found, part):
             name = profiles.phrases.facet(trait.attribute, trait.value, trait.kind)
-            some = ", ".join(titles.get(item, str(item)) for item in trait.items if item not in unnamed)
+            some = ", ".join(article_first(titles.get(item, str(item))) for item in trait.items if item not in unnamed)
             count = counted(trait.n, "day") if part == "rhythm" else str(trait.n)
             table.add_row(part, escape(name), f"{trait.lift:.1f}", count, escape(some))
     for part in ("anchors", "latest"):
         for item in getattr(found, part):
-            table.add_row(part, escape(item.title), "", "", escape(str(item.item_id)))
+            table.add_row(part, escape(article_first(item.title)), "", "", escape(str(item.item_id)))
     return table

@@ -17,6 +17,7 @@ from recsys.errors import DataError, SpecError
 from recsys.profiles.evidence import Evidence, Item, Trait
 from recsys.profiles.population import Known
 from recsys.profiles.privacy import Sensitive
+from recsys.profiles.rhythm import PACE
 from recsys.profiles.template import Phrases, Sentence
 from recsys.profiles.wishes import Listener, Value, Wish, understand
 from recsys.tables import ID, Id, Queries, Table
@@ -28,6 +29,10 @@ LONGEST_QUOTE = 200  # characters of each
 NO_DISLIKE = "dislikes"
 """The `text` of a "forget" that takes out only the claim that the user dislikes the value. Nothing is ranked down by
 it: who says "I do not dislike westerns" does not ask for fewer of them."""
+
+
+OWN_PACE = Value(PACE, PACE)
+"""How often the user comes back: told in profiles, and no value of the catalog, so that nothing is ranked by it."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def wishes(edits: Sequence[Edit], known: Known | Listener) -> list[Wish]:
     for edit in edits:
         if edit.action == "say":
             asked = understand(edit.text, known)
-        elif edit.text == NO_DISLIKE:
+        elif edit.text == NO_DISLIKE or edit.of == OWN_PACE:
             asked = []
         else:
             asked = [Wish(*edit.of, "more" if edit.action == "pin" else "less")]
@@ -168,7 +173,8 @@ def apply(evidence: Evidence, edits: Sequence[Edit], known: Known | Listener, *,
     less = {wish.of for wish in asked if wish.direction == "less"}
     more = {wish.of: None for wish in asked if wish.direction == "more"}
     undisliked = {edit.of for edit in edits if edit.text == NO_DISLIKE and edit.action == "forget"} | less | more.keys()
-    if not undisliked:
+    unpaced = any(edit.of == OWN_PACE for edit in edits)
+    if not undisliked and not unpaced:
         return evidence
 
     def kept(traits: tuple[Trait, ...], gone: Iterable[Value]) -> tuple[Trait, ...]:
@@ -183,6 +189,7 @@ def apply(evidence: Evidence, edits: Sequence[Edit], known: Known | Listener, *,
         tastes=tastes,
         eras=kept(evidence.eras, less),
         reach=kept(evidence.reach, less),
+        rhythm=() if unpaced else evidence.rhythm,
         common=kept(evidence.common, less),
         recent=kept(evidence.recent, less),
         dislikes=kept(evidence.dislikes, undisliked),
@@ -207,14 +214,16 @@ def sentences(edits: Sequence[Edit], known: Known | Listener, phrases: Phrases) 
         ("undisliked", [e for e in edits if e.action == "forget" and e.text == NO_DISLIKE]),
     ):
         if chosen:
-            names = phrases.join([phrases.facet(e.attribute, e.value, kinds.get(e.of, "value")) for e in chosen])
+            own = {**{e.of: kinds.get(e.of, "value") for e in chosen}, OWN_PACE: PACE}
+            names = phrases.join([phrases.facet(*e.of, own[e.of]) for e in chosen])
             claims = [f"{kind}|{_field(e.attribute)}|{_field(e.value)}" for e in chosen]
             told.append(phrases.say(kind, claims, names=names))
     return told
 
 
 def value_of(text: str, known: Known | Listener, sensitive: Sensitive) -> Value:
-    """The value that somebody names: "genres=Horror", or "horror" where only one attribute has it; in any case.
+    """The value that somebody names: "genres=Horror", or "horror" where only one attribute has it; in any case; "pace"
+    for how often they come back.
 
     Errors: `SpecError` for one that the catalog does not tell apart, with what is near; for one that several attributes
     have; for one of which nothing is said of anybody.
@@ -228,6 +237,8 @@ def value_of(text: str, known: Known | Listener, sensitive: Sensitive) -> Value:
         found = list(listener.named(text))
     if len(found) == 1:
         return found[0]
+    if not found and text.strip().casefold() == PACE:
+        return OWN_PACE
     if found:
         raise SpecError(f"'{text}' may be any of {', '.join(f'{v.attribute}={v.value}' for v in found)}: name one")
     if sensitive.hides(attribute if equals else "", name or attribute):
@@ -249,8 +260,11 @@ def explain(edit: Edit, known: Known | Listener) -> str:
         return f"said {quoted(edit.text, LONGEST_QUOTE)}: understood as {meaning}"
     if edit.text and edit.action == "withdraw":
         return f"took back what was said: {quoted(edit.text, LONGEST_QUOTE)}"
-    name = facet_name(edit.attribute, one_line(edit.value, 40), kinds.get(edit.of, "value"))
-    unknown = "" if edit.of in kinds else " (no value that this catalog tells apart; it changes no ranking)"
+    if edit.of == OWN_PACE:
+        name, unknown = "how often they come back", ""
+    else:
+        name = facet_name(edit.attribute, one_line(edit.value, 40), kinds.get(edit.of, "value"))
+        unknown = "" if edit.of in kinds else " (no value that this catalog tells apart; it changes no ranking)"
     verb = {"pin": "counts on", "forget": "does not count on", "withdraw": "took back what was said of"}[edit.action]
     if edit.text == NO_DISLIKE:
         return f"has nothing against {name}{unknown}"

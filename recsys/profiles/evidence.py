@@ -21,9 +21,10 @@ from recsys.profiles.tally import Tally, opinions
 from recsys.tables import Id, Queries
 
 _CHUNK = 4096  # queries at a time, which bounds memory
-_MIN_LIFT = 1.25
+MIN_LIFT = 1.25
 _MIN_Z = 1.0  # standard deviations above what was expected
 _MIN_SUPPORT = 2
+_MANY = 10  # likes from which on two of them are too few to be told
 ENOUGH = 5  # events from which on there is more to say than how little is known
 _WEEK = 7 * 86_400  # seconds
 _SHIFT_EVENTS = 6  # a history shorter than this has no "before" to shift from
@@ -217,9 +218,10 @@ def _traits(
     rate = (pl.col("n") - pl.col("n_late") + a * pl.col("share")) / (before + a)
     turned = counts.filter(pl.col("late_events") > 0).with_columns(_lift("n_late", pl.col("late_events") * rate, a))
     usual = pl.col("n") * pl.col("low_events") / pl.col("events")
-    taste = (pl.col("lift") >= _MIN_LIFT).alias("taste")  # what is liked oftener than by others is no dislike
+    taste = (pl.col("lift") >= MIN_LIFT).alias("taste")  # what is liked oftener than by others is no dislike
     low = liked.filter(pl.col("low_events") > 0).with_columns(taste).with_columns(_lift("n_low", usual, a))
-    stands_out = (pl.col("lift") >= _MIN_LIFT) & (pl.col("z") >= _MIN_Z) & (pl.col("support") >= _MIN_SUPPORT)
+    stands_out = (pl.col("lift") >= MIN_LIFT) & (pl.col("z") >= _MIN_Z) & (pl.col("support") >= _MIN_SUPPORT)
+    stands_out &= (pl.col("support") > _MIN_SUPPORT) | (pl.col("liked_events") < _MANY)
     era, reach = pl.col("kind") == "era", pl.col("kind") == "reach"
     high, poor = pairs.filter("liked"), pairs.filter("low")
     clearly = stands_out & ~reach & (pl.col("support") > _MIN_SUPPORT)  # of two events neither is told

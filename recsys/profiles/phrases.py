@@ -14,6 +14,7 @@ from pathlib import Path
 
 from recsys.data.words import MEASURES, VALUE_LIMIT, attribute_name, facet_name, one_line, titled, topical
 from recsys.errors import SpecError
+from recsys.profiles.rhythm import PACE
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _HEAD = re.compile(r"\[([\w-]+)\]")
@@ -24,6 +25,7 @@ _WORDS = {
     "comma": (),
     "decade": ("start",),
     "measure": ("name",),
+    "pace": (),
     "attributed": ("name", "attribute"),
     "rating": (),
     "ratings": ("n",),
@@ -116,6 +118,8 @@ class Phrases:
 
     def facet(self, attribute: str, value: str, kind: str) -> str:
         """A facet in running text: "horror", "the 1990s", "items with price 10 to 20", "Sony (brand)"."""
+        if kind == PACE:
+            return self.words["pace"]
         said = self.names.get(value.casefold())
         if kind == "era":
             return said or _fill(self.words["decade"], {"start": value.removesuffix("s")})

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from recsys.profiles.evidence import Evidence, Trait
+from recsys.profiles.evidence import MIN_LIFT, Evidence, Trait
 from recsys.profiles.lexicon import Lexicon
 from recsys.profiles.names import Mention, Pair
 from recsys.profiles.population import LESSER, POPULAR
@@ -104,7 +104,8 @@ class Facts:
         e = self.evidence
         values = [m for m in named if m.kind != "title"]
         if "alike" in marks:
-            return "" if values and not any(self._of(m, e.tastes) for m in values) else "a taste of its own"
+            own = (*e.tastes, *(t for t in e.common if t.lift >= MIN_LIFT))
+            return "" if values and not any(self._of(m, own) for m in values) else "a taste of its own"
         if not values:
             return "" if all(m.items & {item.item_id for item in e.anchors} for m in named) else "not a first title"
         if side == "disliked":

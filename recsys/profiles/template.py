@@ -6,7 +6,7 @@ The sentences' wording is data (`phrases`): several phrasings to a kind, the fir
 from collections.abc import Sequence
 
 from recsys.data.words import MEASURES, one_line
-from recsys.profiles.evidence import ENOUGH, Evidence, Item, Trait
+from recsys.profiles.evidence import ENOUGH, MIN_LIFT, Evidence, Item, Trait
 from recsys.profiles.phrases import Phrases, Sentence, read_prompt
 
 __all__ = ["ENOUGH", "TEMPLATE", "Phrases", "Sentence", "claim", "profile", "read_prompt", "sentences"]
@@ -50,8 +50,8 @@ def _field(text: object) -> str:
 
 
 def _modest(sentence: Sentence, e: Evidence, phrases: Phrases) -> Sentence:
-    """What is common, without the claim that nothing sets the user apart."""
-    if sentence.kind != "average":
+    """What is common, without the claim that nothing sets the user apart, or that it is most of what was chosen."""
+    if sentence.kind not in ("average", "mostly"):
         return sentence
     return phrases.say("common", sentence.claims, names=_names(e.usual, phrases))
 
@@ -83,7 +83,9 @@ def _tastes(e: Evidence, phrases: Phrases) -> Sentence:
     if e.tastes:
         return phrases.say("likes-strong" if strong else "likes", claims, names=_names(e.tastes, phrases))
     if e.usual:
-        return phrases.say("average", [claim("common", t) for t in e.usual], names=_names(e.usual, phrases))
+        # What stands out in too few events to be called a taste is not what everybody chooses, either.
+        kind = "mostly" if any(t.lift >= MIN_LIFT for t in e.usual) else "average"
+        return phrases.say(kind, [claim("common", t) for t in e.usual], names=_names(e.usual, phrases))
     if e.common:
         return phrases.say("varied")
     if e.liked:
@@ -92,8 +94,9 @@ def _tastes(e: Evidence, phrases: Phrases) -> Sentence:
 
 
 def _common(e: Evidence, phrases: Phrases) -> list[Sentence]:
-    """What makes up a fifth of the choices or more, though others choose it too; only beside tastes."""
-    named = {(t.attribute, t.value) for t in e.tastes}
+    """What makes up a fifth of the choices or more, though others choose it too; only beside tastes, and not where it
+    is rated low."""
+    named = {(t.attribute, t.value) for t in (*e.tastes, *e.dislikes)}
     often = [t for t in e.usual if (t.attribute, t.value) not in named and t.n * 5 >= e.liked]
     if not e.tastes or not often:
         return []
