@@ -15,7 +15,7 @@ from recsys.profiles.steer import Strength, extend, steer
 from recsys.profiles.wishes import Wish, understand
 from recsys.protocols import CandidateGenerator, Policy, ProfileSource, Reranker
 from recsys.rerank.fallback import Identity
-from recsys.rerank.heard import wanted
+from recsys.rerank.heard import unread, wanted
 from recsys.tables import Candidates, Catalog, Id, Profiles, Queries, Slates
 
 
@@ -67,15 +67,23 @@ class Recommender:
 
     def propose(self, queries: Queries, k: int = 1) -> Candidates:
         """The candidates: at least `k` of each query; more for who asks in words, where the reranker reads on."""
+        queries = self.heeded(queries)
         return propose(self.generator, queries, max(self.depth, k), getattr(self.reranker, "reach", 1))
 
     def rerank(self, queries: Queries, candidates: Candidates, profiles: Profiles | None = None) -> Candidates:
         """The same candidates in the reranker's order, profiles as of each query: `profiles` where they are at hand."""
         if isinstance(self.reranker, Identity):
             return candidates  # nobody reads the profiles, so none are made
+        queries = self.heeded(queries)
         if profiles is None:
             profiles = self.profiles.as_of(queries)
         return self.reranker.rerank(queries, candidates, profiles, self.catalog)
+
+    def heeded(self, queries: Queries) -> Queries:
+        """The queries without their requests where the reranker reads none: what is not read changes nothing."""
+        if unread(self.reranker) is None or not (queries.frame["request"] != "").any():
+            return queries
+        return Queries(queries.frame.with_columns(request=pl.lit("")))
 
     def present(self, queries: Queries, ranked: Candidates, k: int) -> Slates:
         """What the policy shows of a ranking, held to what users asked for, with reasons."""

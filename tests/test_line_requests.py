@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from doors import NO_OPINION, OPINION, USERS, Ears, FakeRecommender, fake_bundle, listening, real_bundle
@@ -20,6 +21,7 @@ from recsys.cli import app
 from recsys.data.ingest import Dataset
 from recsys.errors import DataError, SpecError, StorageError
 from recsys.rerank import Fallback, Fused, Identity
+from recsys.rerank.fusion import LinearFusion
 from recsys.serve.app import create_app
 from recsys.tables import Queries, query_histories
 
@@ -75,6 +77,30 @@ def test_what_was_asked_for_comes_first_and_the_reason_says_so(bundle: Bundle) -
     assert all(len(reason) <= 100 for reason in frame["reason"])
     assert not without["reason"].str.contains("As you asked").any()
     assert frame["item_id"].to_list() != without["item_id"].to_list()
+
+
+@pytest.mark.parametrize("users", [[1], [1, 2]])
+def test_a_request_that_nothing_reads_changes_nothing(plain: Bundle, users: list[int]) -> None:
+    class Deaf(Ears):
+        limits = False
+
+        def understood(self, requests: Any) -> Any:
+            raise AssertionError("nothing was learned of requests")
+
+        def opinions(self, heads: Any, queries: Queries, profiles: Any, catalog: Any) -> Iterator[Any]:
+            for head in heads:  # a list that reaches further is ordered otherwise
+                yield np.argsort(np.argsort(head["item_id"].to_numpy())) % 7 - len(head) / 2
+
+    weights = {"plain": OPINION, "request": LinearFusion({"score": -1.0, "lm": 1.0})}
+    reranker = Fallback(Fused(Deaf(), 8, weights, {}, reach=3))  # type: ignore[arg-type]
+    line = replace(plain.recommender, reranker=reranker, depth=8)
+    without = line.recommend(plain.queries(users), 8).frame
+    asked = line.recommend(plain.queries(users, [WISH, ""][: len(users)]), 8).frame
+    assert_frame_equal(asked, without)
+    nobody = replace(line, reranker=Fallback(Fused(Deaf(), 8, {**weights, "told": NO_OPINION}, {}, reach=3)))  # type: ignore[arg-type]
+    assert_frame_equal(
+        nobody.recommend(plain.adhoc([], request=WISH), 8).frame, nobody.recommend(plain.adhoc([]), 8).frame
+    )
 
 
 # In the terminal

@@ -17,11 +17,12 @@ from checks import HashLM, assert_same_candidates
 from recsys.data.split import Questions
 from recsys.errors import BundleError, ModelError, SpecError
 from recsys.lm.replay import ReplayLM, ScriptedLM
-from recsys.lm.usage import Usage
+from recsys.lm.usage import Usage, estimate
 from recsys.rerank import (
     EndpointConfig,
     Fallback,
     ListwiseConfig,
+    PackedConfig,
     PairwiseConfig,
     SetwiseConfig,
     load_reranker,
@@ -121,6 +122,23 @@ def test_when_the_budget_is_used_up_the_rest_keeps_its_order_and_is_counted(
     before = candidates.frame.filter(pl.col("query_id").is_in(kept.implode())).sort("query_id", "rank")
     assert len(kept)
     assert answer.filter(pl.col("query_id").is_in(kept.implode())).sort("query_id", "rank").equals(before)
+
+
+def test_a_server_that_reads_the_prompt_with_every_title_is_not_asked_beyond_the_budget(case: Case) -> None:
+    class Reading(HashLM):
+        def __init__(self) -> None:
+            self.usage = Usage()
+
+        def score(self, prompts: Any, answers: Any) -> Any:
+            """As `RemoteLM.score`: each prompt alone, and once more with each of its answers."""
+            for text in {*prompts, *(p + a for p, row in zip(prompts, answers, strict=True) for a in row)}:
+                self.usage.add(estimate(text), 1)
+            return super().score(prompts, answers)
+
+    spending = reranker(PackedConfig(depth=10, max_tokens=10_000), Reading())
+    answer = Fallback(spending).rerank(*case).frame
+    assert 5000 < sum(spending.judge.budget.spent) <= 10_000  # type: ignore[attr-defined]
+    assert answer.filter(pl.col("rank") == 1)["served_by"].n_unique() == 2, "some lists are paid for, and some are not"
 
 
 def test_a_budget_that_is_spent_asks_nothing_more(case: Case, caplog: pytest.LogCaptureFixture) -> None:

@@ -128,6 +128,9 @@ def test_an_order_that_is_worse_than_the_candidates_is_not_followed(
     fused = judge.config.fuse(turned, *case, school.catalog, school.before, seed=0, follow=["plain"])
     assert fused.fusions["plain"].weights["score"] != 0
     assert "learned from the teacher" not in fused.report["verdict"]
+    deaf = judge.config.model_copy(update={"features": ("score", "log_popularity")})
+    fused = deaf.fuse(judge, *case, school.catalog, school.before, seed=0, follow=["plain"])
+    assert set(fused.fusions["plain"].weights) == {"score", "log_popularity"}, "nor one that is no feature"
 
 
 def test_a_student_is_saved_with_its_reader(

@@ -204,6 +204,50 @@ def test_titles_are_found_in_a_text_as_the_catalog_writes_them() -> None:
     assert Mentions.of([]).find("anything") == -1
 
 
+@pytest.mark.parametrize(
+    ("text", "like", "refused"),
+    [
+        ("science fiction, but not Star Wars", -1, 0),
+        ("nothing like Star Wars", -1, 0),
+        ("I don't like Heat", -1, 1),
+        ("anything but Heat, please", -1, 1),
+        ("like Star Wars, but no more Heat", 0, 1),
+        ("something like Heat, no Western", 1, -1),
+        ("why not Heat again", 1, -1),
+        ("not unlike Heat", 1, -1),
+        ("no horror, like Star Wars", 0, -1),
+    ],
+)
+def test_a_title_that_is_turned_down_is_refused_and_not_likened(text: str, like: int, refused: int) -> None:
+    mentions = Mentions.of(["Star Wars", "Heat"])
+    assert mentions.find(text) == like
+    assert mentions.find(text, turned_down=True) == refused
+
+
+@pytest.mark.parametrize("file", [None, HELD_OUT])
+def test_no_phrasing_that_likens_turns_its_title_down(file: Path | None) -> None:
+    mentions = Mentions.of(["Star Wars"])
+    for phrase in Wording.read(file).phrases["like"]:
+        assert mentions.find("please " + phrase.replace("{like}", "Star Wars"), turned_down=True) == -1, phrase
+
+
+def test_an_item_that_is_turned_down_is_held_back_and_said_to_be(writer: Writer) -> None:
+    network, names = learned(writer, 0)
+    facets = writer.facets
+    likeness = replace(Likeness.of(np.eye(len(facets.years), 64, dtype=np.float32)), keen=8.0)
+    carried = facets.carried.astype(np.float32)
+    ear = Ear(True, network, facets.names, names, carried, facets.years, Mentions.of(facets.titles), likeness)
+    asked = ear.hear([f"but not {facets.titles[7]}", "drama"], WordEncoder())
+    (told, other), fits = ear.told(asked), ear.fits(asked)
+    assert told["like"] is None
+    assert facets.titles[7] in told["refuses"]
+    assert facets.titles[7] not in other["refuses"]
+    assert fits[0, 7] < fits[0].max() + np.log(STRICT) / 2
+    np.testing.assert_allclose(ear.fits(asked, np.array([3, 7]))[0, 1], fits[0, 7], rtol=1e-5)
+    assert fits[1, 7] > fits[1].max() + np.log(STRICT) / 2
+    assert not asked.meanings["alike"][0].any()  # texts that are like the title are not what is asked for
+
+
 def test_a_capital_at_the_start_of_a_sentence_is_no_title() -> None:
     mentions = Mentions.of(["No", "Big", "Big Night"])
     assert mentions.find("No horror please") == -1

@@ -391,3 +391,10 @@ def _ask(url: str, body: dict[str, Any]) -> Any:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+def test_a_bundle_whose_path_is_an_ordinary_word_is_named_once() -> None:
+    with TestClient(create_app(fake_bundle(Path("bundle")))) as client:
+        name = client.post("/v1/rank", json={"user_id": USERS[0]}).json()["bundle"]
+        (problem,) = client.post("/v1/rank", json={"user_id": 99999}).json()["detail"]
+        assert problem["msg"].endswith(f" is not in the log of bundle {name}")

@@ -111,7 +111,7 @@ class FusedConfig(BaseModel):
             last += len(some)
             learned = lists_to_learn(names, read.take(lists), opinions[read.rows(lists)], counts, answers[some])
             n, held_there = int((regimes == regime).sum()), with_answer[regime]
-            if regime in follow and len(learned):
+            if regime in follow and "lm" in names and len(learned):
                 fusions[regime], report = followed(learned, "score", "lm", n, held_there)
             if regime not in fusions or report.gain < 0:
                 fusions[regime], report = fit_fusion(

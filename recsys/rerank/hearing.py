@@ -33,6 +33,11 @@ SURE = 0.5
 # "Matrix, The" as catalogs sort it.
 _TURNED = re.compile(r"(.+), (The|A|An|Le|La|Les|Der|Die|Das|Il|El)")
 _QUOTES = "\"'“”„«»"
+# What stands before a title that is not wanted: "but not Star Wars", "nothing like it".
+_TURNED_DOWN = re.compile(
+    r"(?<!why )\b(no|not|nothing|never|without|except|excluding|hate|dislike|(any|every)thing but|other than"
+    r"|(apart|aside) from|do(es)?n['’]t (like|want)|(?<!not )unlike)( another| for| like| more)?$"
+)
 _PIECES = re.compile(r"(?<=[.;!?])\s+|\n+")
 _FACTS, _ITEMS, _ARRAYS = "ear.json", "items.parquet", "ear.safetensors"
 
@@ -75,9 +80,16 @@ class Mentions:
                 codes.setdefault(f"{turned[2]} {turned[1]}", code)
         return cls(codes, tuple(titles), max((title.count(" ") + 1 for title in codes), default=0))
 
-    def find(self, text: str) -> int:
-        """The code of the longest title in the text, -1 where there is none; see `found`."""
-        return max(self._found(text.split()), key=lambda found: (found[1], -found[0]), default=(0, 0, -1))[2]
+    def find(self, text: str, *, turned_down: bool = False) -> int:
+        """The code of the longest title in the text that is not, or that is, `turned_down`: "but not Star Wars"; -1
+        where there is none; see `_found`."""
+        words = text.split()
+        found = [
+            (size, -start, code)
+            for start, size, code in self._found(words)
+            if turned_down == bool(_TURNED_DOWN.search(" ".join(words[max(start - 4, 0) : start]).lower()))
+        ]
+        return max(found, default=(0, 0, -1))[2]
 
     def all(self, text: str, most: int) -> list[int]:
         """The codes of the first titles in the text, `most` at most, in the order in which they are named."""
@@ -112,8 +124,9 @@ class Asked:
     """What some requests mean.
 
     like     : (requests,) codes of the items that they name, -1 for none
-    meanings : as of `Interpreter.meanings`, with "like_years", and "alike" (requests, dim), to be multiplied with the
-               texts of items: the shorter, the more of a request is understood otherwise
+    meanings : as of `Interpreter.meanings`, with "like_years"; "unlike" (requests,) codes of items that are named to be
+               refused, -1 for none; and "alike" (requests, dim), to be multiplied with the texts of items: the shorter,
+               the more of a request is understood otherwise
     """
 
     like: Ints
@@ -169,29 +182,34 @@ class Ear:
     def _asked(self, requests: Sequence[str], vectors: Floats, meanings: Batch) -> Asked:
         import torch
 
-        like = np.array([self.mentions.find(text) for text in requests], dtype=np.int64)
+        like, unlike = (
+            np.array([self.mentions.find(text, turned_down=no) for text in requests], dtype=np.int64)
+            for no in (False, True)
+        )
         years = np.where(like >= 0, self.years[like], np.nan).astype(np.float32)
         spoken = meanings["wants"] + meanings["refuses"]
         sure = spoken.amax(1).numpy() if spoken.shape[1] else np.zeros(len(like))
-        vague = np.where(like >= 0, 0.0, 1.0 - sure)[:, None].astype(np.float32)
+        vague = np.where((like >= 0) | (unlike >= 0), 0.0, 1.0 - sure)[:, None].astype(np.float32)
         alike = torch.from_numpy(self.likeness.keen * vague * self.likeness.towards(vectors))
-        return Asked(like, {**meanings, "like_years": torch.from_numpy(years), "alike": alike})
+        named = {"like_years": torch.from_numpy(years), "unlike": torch.from_numpy(unlike)}
+        return Asked(like, {**meanings, **named, "alike": alike})
 
     def fits(self, asked: Asked, codes: npt.NDArray[np.integer] | None = None) -> Floats:
         """(requests, items) by how much the log probability of items, all or those of `codes`, rises by what is asked;
         up to a constant of the request."""
         import torch
 
-        from recsys.rerank.interpret import log_fits
+        from recsys.rerank.interpret import STRICT, log_fits
 
-        some: Any = slice(None) if codes is None else codes
+        some: Any = np.arange(len(self.years)) if codes is None else codes
         carried, years = torch.from_numpy(self.carried[some]), torch.from_numpy(self.years[some])
         alike = asked.meanings["alike"].numpy() @ self.likeness.texts[some].T
-        return np.asarray(log_fits(asked.meanings, carried, years).numpy() + alike, dtype=np.float32)
+        gone = np.log(STRICT) * (asked.meanings["unlike"].numpy()[:, None] == some)
+        return np.asarray(log_fits(asked.meanings, carried, years).numpy() + alike + gone, dtype=np.float32)
 
     def told(self, asked: Asked) -> list[dict[str, Any]]:
         """What requests are taken to mean, to be shown to who asked: the values that each "wants" and "refuses" (a list
-        of names), "like" (a title or None), "than" ("newer", "older" or None)."""
+        of names; refused items by their title), "like" (a title or None), "than" ("newer", "older" or None)."""
         found = []
         for row, code in enumerate(asked.like):
             said = {
@@ -199,6 +217,8 @@ class Ear:
                 for name in ("wants", "refuses")
             }
             like = self.mentions.titles[code] if code >= 0 else None
+            if (refused := int(asked.meanings["unlike"][row])) >= 0:
+                said["refuses"].append(self.mentions.titles[refused])
             than = next((name for name in ("newer", "older") if like and asked.meanings[name][row] > SURE), None)
             found.append({**said, "like": like, "than": than})
         return found

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from recsys.data.split import Questions
 from recsys.errors import BundleError, ModelError, SpecError
-from recsys.lm.usage import context_of, count, estimate
+from recsys.lm.usage import context_of, count, estimate, usage_of
 from recsys.protocols import LanguageModel, Score
 from recsys.rerank.budget import Budget
 from recsys.rerank.evidence import Evidence
@@ -266,8 +266,9 @@ class Prompted:
 
     def score(self, prompts: Sequence[str], answers: Sequence[Sequence[str]]) -> list[list[Score] | None]:
         """The model's scores of the answers to each prompt; None unpaid."""
+        again = usage_of(self.lm) is not None  # a server reads the prompt anew with each answer, and writes a token
         calls = [
-            (estimate(text) + sum(estimate(answer) for answer in row), 0)
+            (estimate(text) * (1 + again * len(row)) + sum(estimate(answer) for answer in row), again * (1 + len(row)))
             for text, row in zip(prompts, answers, strict=True)
         ]
         return self.paid(prompts, calls, lambda texts: self.lm.score(texts, answers[: len(texts)]))

@@ -75,7 +75,8 @@ def app_of(ranker: Ranker) -> "FastAPI":
 
     @app.exception_handler(RecsysError)
     async def failed(request: Request, error: RecsysError) -> JSONResponse:
-        message = str(error).replace(str(ranker.bundle.path), ranker.bundle.name)  # no path of this machine goes out
+        # No path of this machine goes out; a short one ("." or "bundle") may be found in any message.
+        message = str(error).replace(f"bundle {ranker.bundle.path}", f"bundle {ranker.bundle.name}")
         match error:
             case UnknownUserError():
                 return problems(404, Problem(loc=["body", "user_id"], msg=message, type="unknown_user"))
