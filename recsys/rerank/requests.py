@@ -24,6 +24,8 @@ from recsys.protocols import Floats
 from recsys.tables import Catalog
 
 KINDS = ("want", "two", "want era", "era", "want no", "no", "none", "want none", "like", "like than", "want era no")
+# Only where the wording has phrases for it: a decade is refused.
+PAST = ("past", "want past")
 SLOTS = re.compile(r"\{(want|also|era|no|other|like)\}")
 # A value of fewer items is too rare to be asked for, or to be refused.
 FEWEST = 3
@@ -222,12 +224,14 @@ class Writer:
         facets, say = self.facets, self._say
         own = np.flatnonzero(facets.carried[item])
         values, eras = [int(f) for f in own if not facets.eras[f]], [int(f) for f in own if facets.eras[f]]
+        other_eras = [int(f) for f in np.flatnonzero(facets.eras & ~facets.carried[item])] if eras else []
         lacked = list(dict.fromkeys(int(f) for f in refused if f >= 0 and not facets.carried[item, f]))
         others = others[others != item]
         able = {"want": bool(values), "two": len(values) > 1, "era": bool(eras), "like": len(others) > 0}
         able |= {"no": bool(lacked), "none": len(lacked) > 1}
         able["than"] = able["like"]
-        kind = draw.choice([k for k in KINDS if all(able[part] for part in k.split())] or [""])
+        able["past"] = bool(other_eras) and "no era" in self.wording.phrases
+        kind = draw.choice([k for k in (*KINDS, *PAST) if all(able[part] for part in k.split())] or [""])
         parts = kind.split()
         request = Request("", kind=kind)
         head, opened = "", True
@@ -253,6 +257,11 @@ class Writer:
             run_on = not said_first and _RUNS_ON.match(refusal) and draw.random() < RUN_ON
             head = (" " if run_on else ", ").join([refusal, head] if said_first else [head, refusal]).strip(", ")
             opened = not said_first  # "looking for i hate horror" is nobody's English
+        if "past" in parts:
+            request = replace(request, refuses=(draw.choice(other_eras),))
+            refusal = say("no era", draw, era=draw.choice(facets.spoken[request.refuses[0]]))
+            run_on = head and _RUNS_ON.match(refusal) and draw.random() < RUN_ON
+            head, opened = (" " if run_on else ", ").join([head, refusal]).strip(", "), bool(head)
         opening = say("open", draw) if opened else ""
         closing = say("close", draw)
         text = f"{opening} {head} {closing}".strip().replace(" ,", ",")
