@@ -59,6 +59,18 @@ def test_what_is_refused_and_wanted_is_said(writer: Writer) -> None:
             assert facets.titles[request.like] in request.text
 
 
+def test_a_refusal_follows_with_and_without_a_comma_and_may_be_of_several_values(writer: Writer) -> None:
+    """A reader that knows "a comedy, without romance" alone takes "a comedy without romance" for two refusals."""
+    bare = {"no": ("without {no}",), "open": ("",), "close": ("",)}
+    requests = replace(writer, wording=Wording({**writer.wording.phrases, **bare})).write(every_item(writer), seed=1)
+    both = [r.text for r in requests if r.kind == "want no" and not r.text.startswith("without")]
+    commas = sum(", without " in text for text in both)
+    assert 0.3 < commas / len(both) < 0.7
+    assert {len(r.refuses) for r in requests if "none" in r.kind} == {2, 3, 4}
+    assert all(", " in r.text for r in requests if len(r.refuses) > 2)
+    assert {len(r.refuses) for r in requests if r.kind == "no"} == {1}
+
+
 def test_requests_are_the_same_for_the_same_seed_and_others_for_another(writer: Writer) -> None:
     items = every_item(writer, 1)
     assert writer.write(items, 1) == writer.write(items, 1)
@@ -170,7 +182,7 @@ def learned(writer: Writer, epochs: int) -> tuple[Interpreter, Any]:
 
 
 def test_the_interpreter_learns_what_is_wanted_and_what_is_refused(writer: Writer) -> None:
-    network, names = learned(writer, 14)
+    network, names = learned(writer, 20)
     requests = writer.write(every_item(writer, 1), seed=99)
     meanings = network.meanings(Words.of([r.text for r in requests], WordEncoder()), names)
     for which in ("wants", "refuses"):

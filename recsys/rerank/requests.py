@@ -1,7 +1,7 @@
 """Requests in words, written from what the catalog says of an item, so that a reader of requests can be trained.
 
 A request is truthful about its item: the item has what is wanted and lacks what is refused. Six kinds and their
-mixtures are written: a value, two values, a decade, a refusal, "like that one", "like that one but newer or older".
+mixtures are written: a value, two values, a decade, some refusals, "like that one", "like that one but newer or older".
 The wording is data (`phrases/requests.txt`), so that other languages and held-out paraphrases are other files.
 """
 
@@ -24,6 +24,8 @@ from recsys.protocols import Floats
 from recsys.tables import Catalog
 
 KINDS = ("want", "two", "want era", "era", "want no", "no", "none", "want none", "like", "like than", "want era no")
+# Only where the wording has phrases for it: a decade is refused.
+PAST = ("past", "want past")
 SLOTS = re.compile(r"\{(want|also|era|no|other|like)\}")
 # A value of fewer items is too rare to be asked for, or to be refused.
 FEWEST = 3
@@ -31,8 +33,15 @@ FEWEST = 3
 MOST_VALUES = 200
 # Items among which the one that a request likens its own to is sought, and how many of the nearest may be it.
 AMONG, NEAREST = 1000, 3
-# How often a refusal comes before what is wanted.
-FIRST = 0.15
+# How often a refusal comes before what is wanted; and how often one that can go on without a comma does: "a comedy
+# without romance".
+FIRST, RUN_ON = 0.15, 0.5
+_RUNS_ON = re.compile(
+    r"(and|apart|as|aside|but|except|excluding|free of|lacking|minus|no|not|nothing|other than|provided|so long|that"
+    r"|which|with|without) "
+)
+# Values that are refused together at most, and how often more than two are where that can be said.
+MOST_REFUSED, MORE = 4, 0.3
 # How often the plainest phrasing of a kind is taught, and no opening or no closing: people are short.
 PLAIN = 0.2
 # "the 1990s" is also said in words.
@@ -192,11 +201,12 @@ class Writer:
         return [self._one(int(item), no, other, draw) for item, no, other in zip(items, refused, like, strict=True)]
 
     def _refused(self, n: int, rng: np.random.Generator) -> Codes:
-        """(requests, 2) facets to refuse, drawn by the root of how many items have them: the rare need no refusal."""
+        """(requests, `MOST_REFUSED`) facets to refuse, drawn by the root of how many items have them: the rare need no
+        refusal."""
         weights = np.sqrt(self.facets.carried.sum(axis=0)) * ~self.facets.eras
         if not weights.sum():
-            return np.full((n, 2), -1, dtype=np.int32)
-        return rng.choice(len(weights), (n, 2), p=weights / weights.sum()).astype(np.int32)
+            return np.full((n, MOST_REFUSED), -1, dtype=np.int32)
+        return rng.choice(len(weights), (n, MOST_REFUSED), p=weights / weights.sum()).astype(np.int32)
 
     def alike(self, items: Codes, rng: np.random.Generator) -> npt.NDArray[np.intp]:
         """(items, NEAREST) others that are near each; fewer columns where there are fewer."""
@@ -214,12 +224,14 @@ class Writer:
         facets, say = self.facets, self._say
         own = np.flatnonzero(facets.carried[item])
         values, eras = [int(f) for f in own if not facets.eras[f]], [int(f) for f in own if facets.eras[f]]
+        other_eras = [int(f) for f in np.flatnonzero(facets.eras & ~facets.carried[item])] if eras else []
         lacked = list(dict.fromkeys(int(f) for f in refused if f >= 0 and not facets.carried[item, f]))
         others = others[others != item]
         able = {"want": bool(values), "two": len(values) > 1, "era": bool(eras), "like": len(others) > 0}
         able |= {"no": bool(lacked), "none": len(lacked) > 1}
         able["than"] = able["like"]
-        kind = draw.choice([k for k in KINDS if all(able[part] for part in k.split())] or [""])
+        able["past"] = bool(other_eras) and "no era" in self.wording.phrases
+        kind = draw.choice([k for k in (*KINDS, *PAST) if all(able[part] for part in k.split())] or [""])
         parts = kind.split()
         request = Request("", kind=kind)
         head, opened = "", True
@@ -235,12 +247,21 @@ class Writer:
         if "like" in parts:
             request, head = self._liken(request, item, [int(o) for o in others], draw)
         if "no" in parts or "none" in parts:
-            request = replace(request, refuses=tuple(lacked if "none" in parts else lacked[:1]))
+            many = "none" in parts and len(lacked) > 2 and draw.random() < MORE
+            request = replace(request, refuses=tuple(lacked if many else lacked[: 2 if "none" in parts else 1]))
             said = [draw.choice(facets.spoken[f]) for f in request.refuses]
             refusal = say("none" if "none" in parts else "no", draw, no=said[0], other=said[-1])
+            if many:
+                refusal = self._refuse_all(said, draw)
             said_first = not head or draw.random() < FIRST
-            head = ", ".join([refusal, head] if said_first else [head, refusal]).strip(", ")
+            run_on = not said_first and _RUNS_ON.match(refusal) and draw.random() < RUN_ON
+            head = (" " if run_on else ", ").join([refusal, head] if said_first else [head, refusal]).strip(", ")
             opened = not said_first  # "looking for i hate horror" is nobody's English
+        if "past" in parts:
+            request = replace(request, refuses=(draw.choice(other_eras),))
+            refusal = say("no era", draw, era=draw.choice(facets.spoken[request.refuses[0]]))
+            run_on = head and _RUNS_ON.match(refusal) and draw.random() < RUN_ON
+            head, opened = (" " if run_on else ", ").join([head, refusal]).strip(", "), bool(head)
         opening = say("open", draw) if opened else ""
         closing = say("close", draw)
         text = f"{opening} {head} {closing}".strip().replace(" ,", ",")
@@ -257,6 +278,14 @@ class Writer:
             request = replace(request, than=1 if years[item] > years[like] else -1)
             head = f"{head} {self._say('newer' if request.than > 0 else 'older', draw)}"
         return request, head
+
+    def _refuse_all(self, said: Sequence[str], draw: random.Random) -> str:
+        """Several values at once: "no a, no b, no c", or "no a, b or c"."""
+        if draw.random() < 0.5:
+            return self._say("no", draw, no=f"{', '.join(said[:-1])}{draw.choice([' or', ' and', ','])} {said[-1]}")
+        phrase = draw.choice([one for one in self.wording.phrases["no"] if one.endswith(" {no}")] or ["no {no}"])
+        each = [SLOTS.sub(lambda _, value=value: value, phrase) for value in said]
+        return f"{', '.join(each[:-1])}{draw.choice([' and', ','])} {each[-1]}"
 
     def _say(self, kind: str, draw: random.Random, **slots: str) -> str:
         phrases = self.wording.phrases[kind]
