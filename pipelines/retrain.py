@@ -17,9 +17,8 @@ from recsys.data.datasets import dataset_path
 from recsys.data.ingest import read_dataset
 from recsys.data.split import SplitKind
 from recsys.erasure import without_erased
-from recsys.errors import BundleError, RecsysError
+from recsys.errors import RecsysError
 from recsys.evaluate import Evaluation, evaluate, write_results
-from recsys.profiles import EvidenceProfiles
 from recsys.profiles.versions import open_store
 from recsys.registry import MODEL, SETTING, Registry, setting_tag
 from recsys.report import stage_table, write_report
@@ -60,7 +59,7 @@ def retrain(
         rival = _served(found if before == recipe else evaluate(dataset, before, settings, **options))["ndcg@10"]
 
     log.info("publish: fit on the whole log")
-    texts = _profiles(registry, model) if champion is not None and recipe.profiles.lm_users else None
+    texts = registry.champions_profiles(model) if recipe.profiles.lm_users else None
     fitted = fit(dataset, recipe, settings, seed=seed, before=texts)
     path = bundle.write(
         out / "bundle", fitted.recommender, dataset, spec=fitted.spec, metrics=found.metrics["stages"], replace=True
@@ -80,15 +79,6 @@ def retrain(
     if champion is not None and not promotion.promoted:
         print(f"the champion is still version {champion.number}")
     print(f"serve it: recsys serve --bundle models:/{model}@champion")
-
-
-def _profiles(registry: Registry, model: str) -> EvidenceProfiles | None:
-    """The champion's profiles, whose texts by a language model may still stand; None where they cannot be read."""
-    try:
-        return bundle.load_profiles(registry.resolve(f"models:/{model}@champion"))
-    except BundleError as error:
-        log.warning("the champion's texts are not carried on: %s", error)
-        return None
 
 
 def _served(found: Evaluation) -> dict[str, Any]:

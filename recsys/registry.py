@@ -6,6 +6,7 @@ A bundle is registered as it is, a folder of plain files: no MLflow flavour and 
 
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -24,8 +25,11 @@ from recsys.bundle import Bundle
 from recsys.data.files import atomic_folder
 from recsys.data.ingest import Dataset
 from recsys.errors import BundleError, RegistryError
+from recsys.profiles import EvidenceProfiles
 from recsys.promotion import EVENTS, METRIC, Promotion, Version, judge
 from recsys.settings import Settings
+
+log = logging.getLogger(__name__)
 
 MODEL, EXPERIMENT = "recommender", "recsys"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -144,6 +148,16 @@ class Registry:
         with self._errors():
             found = self._find(name, alias=CHAMPION)
             return self._measured(found) if found else None
+
+    def champions_profiles(self, name: str = MODEL) -> EvidenceProfiles | None:
+        """The champion's profiles, whose texts may still stand; None where there is none, or it cannot be read."""
+        if self.champion(name) is None:
+            return None
+        try:
+            return bundles.load_profiles(self.resolve(f"models:/{name}@{CHAMPION}"))
+        except BundleError as error:
+            log.warning("the champion's texts are not carried on: %s", error)
+            return None
 
     def promote(
         self, number: int, *, name: str = MODEL, tolerance: float = 0.001, rival: float | None = None

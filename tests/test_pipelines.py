@@ -2,7 +2,6 @@
 
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -117,8 +116,7 @@ def test_the_champions_texts_are_at_hand_unless_it_cannot_be_read(
     place: Place, first: subprocess.CompletedProcess[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What `recsys.spec.fit` does with them: test_profiles_standing."""
-    retrain = runpy.run_path(str(ROOT / "pipelines" / "retrain.py"))
-    found = retrain["_profiles"](place.registry, MODEL)
+    found = place.registry.champions_profiles(MODEL)
     written = bundle.load(place.folder / "first" / "bundle", place.settings).recommender.profiles
     assert isinstance(found, EvidenceProfiles)
     assert isinstance(written, EvidenceProfiles)
@@ -126,7 +124,8 @@ def test_the_champions_texts_are_at_hand_unless_it_cannot_be_read(
     altered = shutil.copytree(place.folder / "first" / "bundle", tmp_path / "altered")
     (altered / "profiles" / "wording.txt").write_text("[nothing]\n")
     monkeypatch.setattr(Registry, "resolve", lambda *_: altered)
-    assert retrain["_profiles"](place.registry, MODEL) is None
+    assert place.registry.champions_profiles(MODEL) is None
+    assert place.registry.champions_profiles("nobody") is None
 
 
 def test_batch_reads_the_champion_by_its_alias(

@@ -11,7 +11,7 @@ from test_rerank_sequence import SMALL, school_of
 
 from checks import with_word_vectors
 from recsys.data.vocab import Histories
-from recsys.rerank.hearing import Mentions
+from recsys.rerank.mentions import Mentions
 from recsys.rerank.reader import NAMED, Reader, known_by_name, states_after
 from recsys.rerank.reading import learn_profiles
 from recsys.rerank.told import Told, named_in

@@ -13,10 +13,11 @@ from checks import WordEncoder, with_word_vectors, words
 from recsys.data.vocab import Vocab
 from recsys.errors import SpecError
 from recsys.networks.items import centred, item_vectors
-from recsys.rerank.hearing import SURE, Ear, Mentions, pieces_of
+from recsys.rerank.hearing import SURE, Ear, pieces_of
 from recsys.rerank.interpret import DOUBT, LONGEST, STRICT, Exercises, Interpreter, Words, log_fits
 from recsys.rerank.likeness import Likeness
-from recsys.rerank.requests import KINDS, Facets, Request, Wording, Writer
+from recsys.rerank.mentions import Mentions
+from recsys.rerank.requests import KINDS, PAST, Facets, Request, Wording, Writer
 from recsys.rerank.told import sentences_of
 from recsys.tables import Catalog
 
@@ -47,7 +48,8 @@ def test_a_request_is_true_of_its_item(writer: Writer, wording: Path | None) -> 
         assert writer.facets.fits(request)[item], request
         assert request.text.strip()
         assert "{" not in request.text
-    assert {request.kind for request in requests} == set(KINDS)
+    past = PAST if "no era" in Wording.read(wording).phrases else ()
+    assert {request.kind for request in requests} == {*KINDS, *past}
 
 
 def test_what_is_refused_and_wanted_is_said(writer: Writer) -> None:
@@ -241,6 +243,29 @@ def test_no_phrasing_that_likens_turns_its_title_down(file: Path | None) -> None
     mentions = Mentions.of(["Star Wars"])
     for phrase in Wording.read(file).phrases["like"]:
         assert mentions.find("please " + phrase.replace("{like}", "Star Wars"), turned_down=True) == -1, phrase
+
+
+@pytest.mark.parametrize(
+    ("text", "like"),
+    [
+        ("something like titanic but newer", 0),
+        ("like titanic", 0),
+        ("movies like 'titanic', please", 0),
+        ("newer than TITANIC", 0),
+        ("similar to titanic and toy story", 0),
+        ("i like toy story 2 and westerns", 2),
+        ("anything like the matrix?", 3),
+        ("i would like big comedies", -1),
+        ("i'd like big", -1),
+        ("something big", -1),
+        ("toy story", -1),
+        ("something like big comedies", -1),
+    ],
+)
+def test_behind_what_likens_a_title_is_found_in_any_case(text: str, like: int) -> None:
+    mentions = Mentions.of(["Titanic", "Toy Story", "Toy Story 2", "Matrix, The", "Big"])
+    assert mentions.find(text) == like
+    assert mentions.all(text, 3) == [], "profiles are written with titles as the catalog has them"
 
 
 def test_an_item_that_is_turned_down_is_held_back_and_said_to_be(writer: Writer) -> None:

@@ -20,7 +20,7 @@ from recsys.errors import BundleError, ModelError, SpecError, UnknownItemError
 from recsys.profiles import ProfilesConfig
 from recsys.rerank import Fallback, Fused, SequenceConfig, load_reranker
 from recsys.rerank.fusion import LinearFusion
-from recsys.rerank.hearing import Mentions
+from recsys.rerank.mentions import Mentions
 from recsys.rerank.requests import Facets, Wording, Writer
 from recsys.rerank.sequence import SequenceJudge
 from recsys.rerank.train import Course, School, train_sequence

@@ -2,6 +2,7 @@
 
 from recsys.profiles.reasons import Reasons
 from recsys.profiles.source import EvidenceProfiles, ProfilesConfig
-from recsys.profiles.summarize import SummaryReport, summarize
+from recsys.profiles.summarize import summarize
+from recsys.profiles.summary import SummaryReport
 
 __all__ = ["EvidenceProfiles", "ProfilesConfig", "Reasons", "SummaryReport", "summarize"]

@@ -10,9 +10,9 @@ takes a billion parameters or more; what is untrue or left out is repaired sente
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 
@@ -24,6 +24,7 @@ from recsys.profiles.faithful import LONGEST, MAX_WORDS, Checker, Repaired, Retr
 from recsys.profiles.phrases import Sentence, read_prompt
 from recsys.profiles.source import EvidenceProfiles
 from recsys.profiles.store import Store
+from recsys.profiles.summary import SummaryReport
 from recsys.profiles.template import sentences
 from recsys.protocols import LanguageModel
 from recsys.tables import Id, Queries
@@ -34,57 +35,6 @@ Way = Literal["choose", "phrase", "write"]
 Asked = tuple[Id | None, Evidence]
 _OPENING = "Your taste, in a few sentences:"
 _SENTENCE_TOKENS = 80  # of an answer that is one sentence
-
-
-@dataclass(frozen=True)
-class SummaryReport:
-    """What became of one run: texts asked for, accepted, and rejected by kind of fault; what it cost.
-
-    asked, accepted : evidences that the model was asked about, and those whose text has something of its own in it;
-        the template speaks for the others
-    standing : evidences for which a text of the same prompt and model still stands (`ProfilesConfig.refresh`)
-    waiting  : evidences that were left for a later run because of the limit, or since the model stopped answering
-    faults   : what was wrong first with each of its texts that was not true as it stood, by kind; "model" where it
-        failed to answer
-    rejected : the texts that nothing could be kept of, with what was wrong
-    claim_precision, coverage : of what is shown, template's texts included: supported claims over all claims, and the
-        mean share of the strongest evidence that a text tells. Without a reader of the language 1 by construction
-    false_texts, false_claims : of what the model wrote, before any repair: the share of texts with an unsupported
-        claim, and the share of claims that are unsupported; 0 for "choose"
-    kept, regenerated, replaced, removed, added : sentences (see `faithful.Repaired`)
-    prompt_tokens, completion_tokens : as the model counts them, else estimated (`lm.usage`)
-    """
-
-    prompt_id: str
-    model_id: str
-    asked: int
-    accepted: int
-    waiting: int
-    seconds: float
-    standing: int = 0
-    faults: Mapping[str, int] = field(default_factory=dict)
-    rejected: Sequence[tuple[str, str]] = ()
-    claim_precision: float = 1.0
-    coverage: float = 1.0
-    false_texts: float = 0.0
-    false_claims: float = 0.0
-    kept: int = 0
-    regenerated: int = 0
-    replaced: int = 0
-    removed: int = 0
-    added: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; without the texts that were rejected."""
-        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rejected", "model_id")}
-        return {"model": self.model_id, **told, "faults": dict(self.faults), "seconds": round(self.seconds, 1)}
-
-    @property
-    def failed_share(self) -> float:
-        """Share of the asked texts that the template replaces; 0 where nothing was asked."""
-        return 1 - self.accepted / self.asked if self.asked else 0.0
 
 
 @dataclass(frozen=True)

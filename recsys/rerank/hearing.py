@@ -6,7 +6,7 @@ found as it is written; of one that names nothing, the likeness of its words to 
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from recsys.lm.weights import same_weights
 from recsys.networks.training import Batch
 from recsys.protocols import Floats, Ints, TextEncoder
 from recsys.rerank.likeness import Likeness
+from recsys.rerank.mentions import Mentions
 from recsys.tables import Queries
 
 if TYPE_CHECKING:
@@ -30,14 +31,6 @@ EncoderSource = Callable[[], TextEncoder]
 PIECE = 24
 # From here on a meaning is told to who asked.
 SURE = 0.5
-# "Matrix, The" as catalogs sort it.
-_TURNED = re.compile(r"(.+), (The|A|An|Le|La|Les|Der|Die|Das|Il|El)")
-_QUOTES = "\"'“”„«»"
-# What stands before a title that is not wanted: "but not Star Wars", "nothing like it".
-_TURNED_DOWN = re.compile(
-    r"(?<!why )\b(no|not|nothing|never|without|except|excluding|hate|dislike|(any|every)thing but|other than"
-    r"|(apart|aside) from|do(es)?n['’]t (like|want)|(?<!not )unlike)( another| for| like| more)?$"
-)
 _PIECES = re.compile(r"(?<=[.;!?])\s+|\n+")
 _FACTS, _ITEMS, _ARRAYS = "ear.json", "items.parquet", "ear.safetensors"
 
@@ -57,66 +50,6 @@ def pieces_of(request: str) -> list[str]:
             found.append([])
         found[-1] += words
     return [" ".join(words[at : at + PIECE]) for words in found for at in range(0, max(len(words), 1), PIECE)]
-
-
-@dataclass(frozen=True)
-class Mentions:
-    """Finds the catalog's titles in a text. codes : item code by title, without the year; titles : by code."""
-
-    codes: dict[str, int]
-    titles: tuple[str, ...]
-    longest: int
-
-    @classmethod
-    def of(cls, titles: Sequence[str]) -> "Mentions":
-        """Titles in lower case throughout, or of one sign, are left out: they are words like others. "Matrix, The" is
-        found as "The Matrix", too. Where two items share a title, the first one has it."""
-        codes: dict[str, int] = {}
-        for code, title in enumerate(titles):
-            if len(title) > 1 and not title.islower():
-                codes.setdefault(title, code)
-        for title, code in list(codes.items()):
-            if turned := _TURNED.fullmatch(title):
-                codes.setdefault(f"{turned[2]} {turned[1]}", code)
-        return cls(codes, tuple(titles), max((title.count(" ") + 1 for title in codes), default=0))
-
-    def find(self, text: str, *, turned_down: bool = False) -> int:
-        """The code of the longest title in the text that is not, or that is, `turned_down`: "but not Star Wars"; -1
-        where there is none; see `_found`."""
-        words = text.split()
-        found = [
-            (size, -start, code)
-            for start, size, code in self._found(words)
-            if turned_down == bool(_TURNED_DOWN.search(" ".join(words[max(start - 4, 0) : start]).lower()))
-        ]
-        return max(found, default=(0, 0, -1))[2]
-
-    def all(self, text: str, most: int) -> list[int]:
-        """The codes of the first titles in the text, `most` at most, in the order in which they are named."""
-        return list(dict.fromkeys(code for *_, code in self._found(text.split())))[:most]
-
-    def _found(self, words: Sequence[str]) -> Iterator[tuple[int, int, int]]:
-        """Start and length in words of the longest title that begins there, one behind the other, and its code; written
-        as the catalog writes it. A single word that begins a sentence has its capital from there, and counts only in
-        quotes."""
-        start = 0
-        while start < len(words):
-            size, code = self._longest(words, start)
-            if size:
-                yield start, size, code
-            start += max(size, 1)
-
-    def _longest(self, words: Sequence[str], start: int) -> tuple[int, int]:
-        for size in range(min(self.longest, len(words) - start), 0, -1):
-            phrase = " ".join(words[start : start + size])
-            bare = phrase.strip(_QUOTES)
-            first = start == 0 or words[start - 1].endswith((".", "!", "?", ";", ":"))
-            if size == 1 and first and bare == phrase.rstrip(_QUOTES):
-                continue
-            for said in (bare, bare.rstrip(",.;!?").rstrip(_QUOTES)):
-                if said in self.codes:
-                    return size, self.codes[said]
-        return 0, -1
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import numpy as np
 
 from recsys.networks.training import Schedule, fingerprint, train, workplace
 from recsys.protocols import Floats, Ints, TextEncoder
-from recsys.rerank.hearing import SURE, Ear, Mentions
+from recsys.rerank.hearing import SURE, Ear
 from recsys.rerank.lessons import Library
 from recsys.rerank.likeness import Likeness
+from recsys.rerank.mentions import Mentions
 from recsys.rerank.requests import Request, Writer
 from recsys.rerank.sequence import SequenceConfig
 from recsys.rerank.shipped import shipped

@@ -254,14 +254,12 @@ class Writer:
             if many:
                 refusal = self._refuse_all(said, draw)
             said_first = not head or draw.random() < FIRST
-            run_on = not said_first and _RUNS_ON.match(refusal) and draw.random() < RUN_ON
-            head = (" " if run_on else ", ").join([refusal, head] if said_first else [head, refusal]).strip(", ")
+            head = f"{refusal}, {head}".strip(", ") if said_first else _behind(head, refusal, draw)
             opened = not said_first  # "looking for i hate horror" is nobody's English
         if "past" in parts:
             request = replace(request, refuses=(draw.choice(other_eras),))
             refusal = say("no era", draw, era=draw.choice(facets.spoken[request.refuses[0]]))
-            run_on = head and _RUNS_ON.match(refusal) and draw.random() < RUN_ON
-            head, opened = (" " if run_on else ", ").join([head, refusal]).strip(", "), bool(head)
+            head, opened = (_behind(head, refusal, draw) if head else refusal), bool(head)
         opening = say("open", draw) if opened else ""
         closing = say("close", draw)
         text = f"{opening} {head} {closing}".strip().replace(" ,", ",")
@@ -284,10 +282,16 @@ class Writer:
         if draw.random() < 0.5:
             return self._say("no", draw, no=f"{', '.join(said[:-1])}{draw.choice([' or', ' and', ','])} {said[-1]}")
         phrase = draw.choice([one for one in self.wording.phrases["no"] if one.endswith(" {no}")] or ["no {no}"])
-        each = [SLOTS.sub(lambda _, value=value: value, phrase) for value in said]
+        each = [phrase.replace("{no}", value) for value in said]
         return f"{', '.join(each[:-1])}{draw.choice([' and', ','])} {each[-1]}"
 
     def _say(self, kind: str, draw: random.Random, **slots: str) -> str:
         phrases = self.wording.phrases[kind]
         phrase = phrases[0] if draw.random() < self.plain else draw.choice(phrases)
         return SLOTS.sub(lambda match: slots[match[1]], phrase)
+
+
+def _behind(head: str, refusal: str, draw: random.Random) -> str:
+    """What is wanted and then a refusal, with a comma or, where English allows it, also without."""
+    run_on = _RUNS_ON.match(refusal) and draw.random() < RUN_ON
+    return (" " if run_on else ", ").join([head, refusal])

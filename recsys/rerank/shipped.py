@@ -39,7 +39,10 @@ def shipped(encoder_id: str, folder: Traversable = FOLDER) -> "Interpreter | Non
 
     from recsys.rerank.interpret import Interpreter
 
-    data = (folder / facts["file"]).read_bytes()
+    try:
+        data = (folder / facts["file"]).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{folder / facts['file']}: cannot be read ({error.strerror}): reinstall") from error
     if hashlib.sha256(data).hexdigest() != facts["sha256"]:
         raise BundleError(
             f"{folder / facts['file']}: is not the file that was shipped (its SHA-256 differs): reinstall"

@@ -16,7 +16,7 @@ import polars as pl
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.networks.training import Batch
 from recsys.protocols import Floats, Ints, ProfileSource, TextEncoder
-from recsys.rerank.hearing import Mentions
+from recsys.rerank.mentions import Mentions
 from recsys.tables import InteractionLog, Queries, query_histories
 
 # Sentences of a profile that are read, and titles, the first ones.
