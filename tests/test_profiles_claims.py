@@ -75,6 +75,8 @@ FALSE = [
     ("You gave 53 high marks.", "number", "53"),
     ("You have given 40 ratings.", "number", "40"),
     ("You gave 53 low marks.", "number", "53"),
+    # a user gives ratings and receives none
+    ("You have received 53 ratings.", "unknown", "received"),
     # what is disliked, told as liked, or as never met, or beside what others dislike
     ("Westerns never bore you.", "unknown", "never"),
     ("You do not dislike westerns.", "unknown", "not"),
