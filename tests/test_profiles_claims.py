@@ -76,7 +76,7 @@ FALSE = [
     ("You have given 40 ratings.", "number", "40"),
     ("You gave 53 low marks.", "number", "53"),
     # a user gives ratings and receives none
-    ("You have received 53 ratings.", "unknown", "received"),
+    ("You have received 53 ratings.", "word", "received"),
     # what is disliked, told as liked, or as never met, or beside what others dislike
     ("Westerns never bore you.", "unknown", "never"),
     ("You do not dislike westerns.", "unknown", "not"),
