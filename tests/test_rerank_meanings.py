@@ -18,6 +18,7 @@ from recsys.errors import BundleError, SpecError
 from recsys.networks.items import centred, item_vectors
 from recsys.rerank import SequenceConfig
 from recsys.rerank import meanings as module
+from recsys.rerank.clauses import pieces_of, set_apart
 from recsys.rerank.hearing import SURE
 from recsys.rerank.interpret import RIVALS, Interpreter, Words, rivals
 from recsys.rerank.meanings import ear_of, heard_right
@@ -211,7 +212,7 @@ def test_what_is_shipped_is_for_the_default_encoder_and_understands_new_words(en
     assert network is not None
     other = world(400, Wording.read(HELD_OUT), 0.0, seed=5)
     requests = other.write(np.arange(400, dtype=np.int32), 6)
-    words, names = Words.of([r.text for r in requests], encoder), encoder.embed(list(other.facets.names))
+    words, names = Words.of([set_apart(r.text) for r in requests], encoder), encoder.embed(list(other.facets.names))
     found = heard_right(network, requests, words, names)
     assert min(found["wanted"], found["refused"]) > 0.85, found
     assert found["falsely"] < 1.5, found  # of some 800 values
@@ -244,13 +245,17 @@ def test_a_few_requests_are_enough_where_learning_goes_on_from_what_is_shipped(
         ("a western from the sixties", {"western", "the 1960s"}, set()),
         ("anything but a thriller", set(), {"thriller"}),
         ("singing and dancing, nothing serious", {"musical"}, {"drama"}),
+        ("a comedy without horror", {"comedy"}, {"horror"}),
+        ("western but not from the sixties", {"western"}, {"the 1960s"}),
+        ("nothing from the 1990s", set(), {"the 1990s"}),
+        ("no horror, no drama, no comedy", set(), {"horror", "drama", "comedy"}),
     ],
 )
 def test_plain_words_are_understood(encoder: Any, text: str, wants: set[str], refuses: set[str]) -> None:
     names = ["comedy", "horror", "western", "musical", "thriller", "drama", "documentary", "the 1960s", "the 1990s"]
     network = shipped(encoder.model_id)
     assert network is not None
-    heard = network.meanings(Words.of([text], encoder), encoder.embed(names))
+    heard = network.meanings(Words.of(pieces_of(text), encoder), encoder.embed(names))
     found = {name: {n for n, p in zip(names, heard[name][0], strict=True) if p > SURE} for name in ("wants", "refuses")}
     assert found == {"wants": wants, "refuses": refuses}
 

@@ -13,7 +13,8 @@ from checks import WordEncoder, with_word_vectors, words
 from recsys.data.vocab import Vocab
 from recsys.errors import SpecError
 from recsys.networks.items import centred, item_vectors
-from recsys.rerank.hearing import SURE, Ear, pieces_of
+from recsys.rerank.clauses import pieces_of, set_apart
+from recsys.rerank.hearing import SURE, Ear
 from recsys.rerank.interpret import DOUBT, LONGEST, STRICT, Exercises, Interpreter, Words, log_fits
 from recsys.rerank.likeness import Likeness
 from recsys.rerank.mentions import Mentions
@@ -246,6 +247,28 @@ def test_no_phrasing_that_likens_turns_its_title_down(file: Path | None) -> None
 
 
 @pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("a comedy without romance", "a comedy, without romance"),
+        ("thriller but not horror and no drama", "thriller, but not horror, and no drama"),
+        ("comedy no romance", "comedy, no romance"),
+        ("westerns that are not old", "westerns, that are not old"),
+        ("a comedy, without romance", "a comedy, without romance"),
+        ("I do not want horror, why not a drama", "I do not want horror, why not a drama"),
+        ("something that is not sad", "something, that is not sad"),
+        ("No horror. Not Titanic", "No horror. Not Titanic"),
+        ("I'd not mind a western", "I'd not mind a western"),
+        ("Comedy, No Romance", "Comedy, No Romance"),
+        ("like Rebel Without a Cause", "like Rebel Without a Cause"),
+    ],
+)
+def test_a_refusal_that_runs_on_is_set_apart(text: str, read: str) -> None:
+    assert set_apart(text) == read
+    assert set_apart(read) == read
+    assert " ".join(pieces_of(text)) == read.replace("  ", " ")
+
+
+@pytest.mark.parametrize(
     ("text", "like"),
     [
         ("something like titanic but newer", 0),
@@ -343,7 +366,7 @@ def test_no_end_of_a_request_is_lost_where_words_have_many_tokens(writer: Writer
         Mentions.of(facets.titles),
         likeness,
     )
-    request = " ".join([*(f"a{i}-b{i}-c{i}" for i in range(20)), "but", "no", "western"])
+    request = " ".join([*(f"a{i}-b{i}-c{i}" for i in range(20)), "-", "no", "western"])
     found = ear.hear([request, "drama"], Listening())
     pieces = read[-1]
     assert " ".join(pieces) == f"{request} drama"

@@ -5,7 +5,6 @@ found as it is written; of one that names nothing, the likeness of its words to 
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from recsys.errors import BundleError, ModelError, RecsysError, SpecError
 from recsys.lm.weights import same_weights
 from recsys.networks.training import Batch
 from recsys.protocols import Floats, Ints, TextEncoder
+from recsys.rerank.clauses import pieces_of
 from recsys.rerank.likeness import Likeness
 from recsys.rerank.mentions import Mentions
 from recsys.tables import Queries
@@ -27,29 +27,14 @@ if TYPE_CHECKING:
     from recsys.rerank.interpret import Interpreter, Words
 
 EncoderSource = Callable[[], TextEncoder]
-# Words of a request that are read together.
-PIECE = 24
 # From here on a meaning is told to who asked.
 SURE = 0.5
-_PIECES = re.compile(r"(?<=[.;!?])\s+|\n+")
 _FACTS, _ITEMS, _ARRAYS = "ear.json", "items.parquet", "ear.safetensors"
 
 
 def no_encoder() -> TextEncoder:
     """For where there is none. Errors: `SpecError`."""
     raise SpecError("no text encoder is given")
-
-
-def pieces_of(request: str) -> list[str]:
-    """A request in pieces as long as those of training: whole if it is short, else as many of its sentences together as
-    fit, since one may be about the other ("Horror? No thanks."); a long one is cut at every `PIECE` words."""
-    found: list[list[str]] = [[]]
-    for sentence in _PIECES.split(request.strip()):
-        words = sentence.split()
-        if found[-1] and len(found[-1]) + len(words) > PIECE:
-            found.append([])
-        found[-1] += words
-    return [" ".join(words[at : at + PIECE]) for words in found for at in range(0, max(len(words), 1), PIECE)]
 
 
 @dataclass(frozen=True)

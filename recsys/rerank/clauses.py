@@ -1,0 +1,35 @@
+"""How a request is cut before it is read, by whoever learns to read and whoever reads."""
+
+import re
+
+# Words of a request that are read together.
+PIECE = 24
+# Where a refusal begins in the middle of a sentence: "a comedy without romance", "comedy no romance". A comma tells best
+# where a want ends, and people leave it out.
+_RUN_ON = re.compile(
+    r"(?<=\w) (?=(but (no|not|nothing|never|without)|without|except|excluding|minus|lacking|free of|and not|other than"
+    r"|(and|with) no|(that|which) (is|are|has|have) (no|not)|(apart|aside) from)\b)"
+)
+_BARE = re.compile(
+    r"(?<![\w'’])(?!(am|and|are|be|but|can|could|did|do|does|had|has|have|i['’]d|if|is|just|may|might|must|please"
+    r"|preferably|rather|really|should|that|was|were|which|why|will|with|would|\d+) )([\w'’]+) (?=(no|not) \w)",
+    re.IGNORECASE,
+)
+_PIECES = re.compile(r"(?<=[.;!?])\s+|\n+")
+
+
+def pieces_of(request: str) -> list[str]:
+    """A request in pieces as long as those of training: whole if it is short, else as many of its sentences together as
+    fit, since one may be about the other ("Horror? No thanks."); a long one is cut at every `PIECE` words."""
+    found: list[list[str]] = [[]]
+    for sentence in _PIECES.split(set_apart(request.strip())):
+        words = sentence.split()
+        if found[-1] and len(found[-1]) + len(words) > PIECE:
+            found.append([])
+        found[-1] += words
+    return [" ".join(words[at : at + PIECE]) for words in found for at in range(0, max(len(words), 1), PIECE)]
+
+
+def set_apart(request: str) -> str:
+    """The request with a comma before each refusal that runs on from what is wanted."""
+    return _BARE.sub(r"\2, ", _RUN_ON.sub(", ", request))
