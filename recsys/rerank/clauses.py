@@ -4,8 +4,8 @@ import re
 
 # Words of a request that are read together.
 PIECE = 24
-# Where a refusal begins in the middle of a sentence: "a comedy without romance", "comedy no romance". A comma tells best
-# where a want ends, and people leave it out.
+# Where a refusal begins in the middle of a sentence: "a comedy without romance", "comedy no romance". A comma tells
+# best where a want ends, and people leave it out.
 _RUN_ON = re.compile(
     r"(?<=\w) (?=(but (no|not|nothing|never|without)|without|except|excluding|minus|lacking|free of|and not|other than"
     r"|(and|with) no|(that|which) (is|are|has|have) (no|not)|(apart|aside) from)\b)"
