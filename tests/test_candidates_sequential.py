@@ -145,7 +145,10 @@ def test_an_item_that_nobody_met_is_reached_through_its_text() -> None:
     assert order.index(9) < order.index(4)
 
 
-def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(settings: Any, monkeypatch: Any) -> None:
+def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(
+    settings: Any, monkeypatch: Any, caplog: Any
+) -> None:
+    caplog.set_level("INFO", "recsys")
     whole = SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
 
     def stop_in_the_third_epoch(*args: Any) -> float:
@@ -163,6 +166,9 @@ def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(settings
             SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
     assert len(list(training.iterdir())) == 1
     assert not [file for file in training.rglob("*") if file.suffix in {".pkl", ".pt", ".bin"}]
+    assert "pass 1 of at most" in caplog.text, "where there is no bar, the log tells how far it is"
+    assert "pass 2 of at most" in caplog.text
+    caplog.clear()
     asked = []
     monkeypatch.setattr(
         "recsys.candidates.sequential.heldout_quality", lambda *args: asked.append(1) or heldout_quality(*args)
@@ -170,6 +176,8 @@ def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(settings
     resumed = SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
     assert len(asked) == len(resumed.report["heldout_ndcg@10"]) - 2  # also those that were no better than the first
     assert resumed.report == whole.report
+    assert "pass 3 of at most" in caplog.text
+    assert "pass 1 of" not in caplog.text
     for name, array in whole.arrays().items():
         assert np.array_equal(array, resumed.arrays()[name]), name
     assert not list(training.iterdir())

@@ -11,7 +11,8 @@ log = logging.getLogger(__name__)
 
 
 def bar(title: str, each: int, epochs: int, *, measured: bool) -> Any:
-    """A bar on stderr, where the other bars are; Lightning's own writes to stdout, which belongs to results."""
+    """A bar on stderr, where the other bars are; Lightning's own writes to stdout, which belongs to results. Where that
+    is no terminal, a line in the log for each pass."""
     from lightning.pytorch.callbacks import Callback
     from tqdm import tqdm
 
@@ -25,6 +26,9 @@ def bar(title: str, each: int, epochs: int, *, measured: bool) -> Any:
             if measured and len(pl_module.qualities):
                 shown["ndcg"] = f"{pl_module.qualities[-1]:.4f}"
             self.bar.set_postfix(shown)
+            if self.bar.disable:  # where nobody looks at bars, a log tells how far it is
+                so_far = f", NDCG@10 {shown['ndcg']}" if "ndcg" in shown else ""
+                log.info("%s: pass %d of at most %d%s", title, trainer.current_epoch + 1, epochs, so_far)
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             self.bar.update(1)
