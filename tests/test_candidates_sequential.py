@@ -176,8 +176,8 @@ def test_an_interrupted_training_goes_on_and_ends_as_if_it_had_not_been(
     resumed = SMALL.train(ring(), catalog_of(12), seed=1, settings=settings)
     assert len(asked) == len(resumed.report["heldout_ndcg@10"]) - 2  # also those that were no better than the first
     assert resumed.report == whole.report
-    assert "pass 3 of at most" in caplog.text
-    assert "pass 1 of" not in caplog.text
+    assert "sequential: pass 3 of" in caplog.text
+    assert "sequential: pass 1 of" not in caplog.text
     for name, array in whole.arrays().items():
         assert np.array_equal(array, resumed.arrays()[name]), name
     assert not list(training.iterdir())
