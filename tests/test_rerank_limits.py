@@ -48,7 +48,7 @@ def tuning(world: Any, world_split: Any) -> tuple[Questions, Case]:
 class Tight(HashLM):
     """A local model with a small context, a token for every word."""
 
-    context = 250
+    context = 240
 
     def __init__(self) -> None:
         self.prompts: list[str] = []
@@ -72,7 +72,7 @@ def test_a_prompt_that_is_too_long_loses_history_first_and_never_a_candidate(
     assert "of 12 users: history cut to fit" in caplog.text
     titles = dict(catalog.frame.select("item_id", "title").iter_rows())
     for prompt in lm.prompts:
-        assert lm.count(prompt) <= 250 - 64 - 20
+        assert lm.count(prompt) <= lm.context - 64 - 20
         assert len(shown(prompt)) == 8
         assert "About the person:" in prompt
     history = queries.frame["history"][0].to_list()

@@ -13,7 +13,7 @@ from checks import WordEncoder, with_word_vectors, words
 from recsys.data.vocab import Vocab
 from recsys.errors import SpecError
 from recsys.networks.items import centred, item_vectors
-from recsys.rerank.clauses import pieces_of, set_apart
+from recsys.rerank.clauses import pieces_of
 from recsys.rerank.hearing import SURE, Ear
 from recsys.rerank.interpret import DOUBT, LONGEST, STRICT, Exercises, Interpreter, Words, log_fits
 from recsys.rerank.likeness import Likeness
@@ -204,91 +204,6 @@ def test_batch_equals_singles_in_reading_requests(writer: Writer) -> None:
         one = network.meanings(Words.of([text], WordEncoder()), names)
         for name, value in one.items():
             np.testing.assert_allclose(value[0], whole[name][row], atol=1e-5)
-
-
-def test_titles_are_found_in_a_text_as_the_catalog_writes_them() -> None:
-    mentions = Mentions.of(["Star Wars", "Star Wars Returns", "No", "comedy", "X", "Matrix, The", "七人の侍"])
-    assert mentions.find("something like Star Wars, but newer") == 0
-    assert mentions.find('more like "Star Wars Returns"!') == 1
-    assert mentions.find("a comedy about star wars") == -1
-    assert mentions.find("X") == -1
-    assert mentions.find("") == -1
-    assert mentions.find("like The Matrix, please") == 5
-    assert mentions.find("like Matrix, The") == 5
-    assert mentions.find("something like 七人の侍") == 6
-    assert Mentions.of([]).find("anything") == -1
-
-
-@pytest.mark.parametrize(
-    ("text", "like", "refused"),
-    [
-        ("science fiction, but not Star Wars", -1, 0),
-        ("nothing like Star Wars", -1, 0),
-        ("I don't like Heat", -1, 1),
-        ("anything but Heat, please", -1, 1),
-        ("like Star Wars, but no more Heat", 0, 1),
-        ("something like Heat, no Western", 1, -1),
-        ("why not Heat again", 1, -1),
-        ("not unlike Heat", 1, -1),
-        ("no horror, like Star Wars", 0, -1),
-    ],
-)
-def test_a_title_that_is_turned_down_is_refused_and_not_likened(text: str, like: int, refused: int) -> None:
-    mentions = Mentions.of(["Star Wars", "Heat"])
-    assert mentions.find(text) == like
-    assert mentions.find(text, turned_down=True) == refused
-
-
-@pytest.mark.parametrize("file", [None, HELD_OUT])
-def test_no_phrasing_that_likens_turns_its_title_down(file: Path | None) -> None:
-    mentions = Mentions.of(["Star Wars"])
-    for phrase in Wording.read(file).phrases["like"]:
-        assert mentions.find("please " + phrase.replace("{like}", "Star Wars"), turned_down=True) == -1, phrase
-
-
-@pytest.mark.parametrize(
-    ("text", "read"),
-    [
-        ("a comedy without romance", "a comedy, without romance"),
-        ("thriller but not horror and no drama", "thriller, but not horror, and no drama"),
-        ("comedy no romance", "comedy, no romance"),
-        ("westerns that are not old", "westerns, that are not old"),
-        ("a comedy, without romance", "a comedy, without romance"),
-        ("I do not want horror, why not a drama", "I do not want horror, why not a drama"),
-        ("something that is not sad", "something, that is not sad"),
-        ("No horror. Not Titanic", "No horror. Not Titanic"),
-        ("I'd not mind a western", "I'd not mind a western"),
-        ("Comedy, No Romance", "Comedy, No Romance"),
-        ("like Rebel Without a Cause", "like Rebel Without a Cause"),
-    ],
-)
-def test_a_refusal_that_runs_on_is_set_apart(text: str, read: str) -> None:
-    assert set_apart(text) == read
-    assert set_apart(read) == read
-    assert " ".join(pieces_of(text)) == read.replace("  ", " ")
-
-
-@pytest.mark.parametrize(
-    ("text", "like"),
-    [
-        ("something like titanic but newer", 0),
-        ("like titanic", 0),
-        ("movies like 'titanic', please", 0),
-        ("newer than TITANIC", 0),
-        ("similar to titanic and toy story", 0),
-        ("i like toy story 2 and westerns", 2),
-        ("anything like the matrix?", 3),
-        ("i would like big comedies", -1),
-        ("i'd like big", -1),
-        ("something big", -1),
-        ("toy story", -1),
-        ("something like big comedies", -1),
-    ],
-)
-def test_behind_what_likens_a_title_is_found_in_any_case(text: str, like: int) -> None:
-    mentions = Mentions.of(["Titanic", "Toy Story", "Toy Story 2", "Matrix, The", "Big"])
-    assert mentions.find(text) == like
-    assert mentions.all(text, 3) == [], "profiles are written with titles as the catalog has them"
 
 
 def test_an_item_that_is_turned_down_is_held_back_and_said_to_be(writer: Writer) -> None:
