@@ -18,7 +18,6 @@ from safetensors.numpy import save
 from recsys.data.files import atomic_file
 from recsys.errors import RecsysError
 from recsys.lm import EncoderConfig, load_encoder
-from recsys.rerank.clauses import set_apart
 from recsys.rerank.interpret import Interpreter, Words
 from recsys.rerank.meanings import heard_right, train_interpreter
 from recsys.rerank.requests import PLAIN, Wording
@@ -45,7 +44,7 @@ def train_meanings(
     writer = world(requests, taught, PLAIN, seed)
     said = writer.write(np.arange(requests, dtype=np.int32), seed)
     names = reader.embed(list(writer.facets.names))
-    words = Words.of([set_apart(request.text) for request in said], reader)
+    words = Words.of_requests(said, reader)
     trained = train_interpreter(said, words, names, passes, settings, seed)
     facts: dict[str, Any] = {"requests": requests, "passes": passes, "seed": seed}
     _write(out, trained, reader.model_id, facts)
@@ -57,7 +56,7 @@ def train_meanings(
         other = world(tested, wording, 0.0, seed + 1)
         asked = other.write(np.arange(tested, dtype=np.int32), seed + 1)
         values = reader.embed(list(other.facets.names))
-        figures[name] = heard_right(network, asked, Words.of([set_apart(r.text) for r in asked], reader), values)
+        figures[name] = heard_right(network, asked, Words.of_requests(asked, reader), values)
         print(name, json.dumps(figures[name]))
     _write(out, trained, reader.model_id, {**facts, "figures": figures})
 

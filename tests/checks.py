@@ -10,7 +10,7 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 from recsys.protocols import Score
-from recsys.tables import Candidates, Catalog, Queries
+from recsys.tables import Candidates, Catalog, Profiles, Queries
 
 # Scores are float32 sums: the size of a batch may change their last bits, never the order of the items.
 TOLERANCE = 1e-5
@@ -69,6 +69,23 @@ def with_history(queries: Queries, history: list[Any], weight: float = 1.0) -> Q
     return Queries(
         frame.with_columns(pl.Series(name, [values], dtype=frame.schema[name]) for name, values in columns.items())
     )
+
+
+def assert_ranks_a_stranger(
+    reranker: Any, queries: Queries, candidates: Candidates, profiles: Profiles, catalog: Catalog
+) -> None:
+    """One candidate, nobody's profile, and a history of items that are not known: an answer all the same."""
+    one = Candidates(candidates.frame.filter(pl.col("rank") == 1))
+    strange = queries.frame.with_columns(
+        history=pl.col("history").list.eval(pl.concat([pl.lit("nobody"), pl.element()])).list.head(1),
+        weights=pl.lit([1.0]),
+        times=pl.concat_list("at"),
+    )
+    nobody = Profiles(profiles.frame.clear())
+    for some in (queries, Queries(strange)):
+        answer = reranker.rerank(some, one, nobody, catalog)
+        assert len(answer) == len(one)
+        assert answer.frame["score"].is_finite().all()
 
 
 def assert_same_candidates(left: Candidates, right: Candidates) -> None:

@@ -18,7 +18,7 @@ from recsys.errors import BundleError, SpecError
 from recsys.networks.items import centred, item_vectors
 from recsys.rerank import SequenceConfig
 from recsys.rerank import meanings as module
-from recsys.rerank.clauses import pieces_of, set_apart
+from recsys.rerank.clauses import pieces_of
 from recsys.rerank.hearing import SURE
 from recsys.rerank.interpret import RIVALS, Interpreter, Words, rivals
 from recsys.rerank.meanings import ear_of, heard_right
@@ -212,7 +212,7 @@ def test_what_is_shipped_is_for_the_default_encoder_and_understands_new_words(en
     assert network is not None
     other = world(400, Wording.read(HELD_OUT), 0.0, seed=5)
     requests = other.write(np.arange(400, dtype=np.int32), 6)
-    words, names = Words.of([set_apart(r.text) for r in requests], encoder), encoder.embed(list(other.facets.names))
+    words, names = Words.of_requests(requests, encoder), encoder.embed(list(other.facets.names))
     found = heard_right(network, requests, words, names)
     assert min(found["wanted"], found["refused"]) > 0.85, found
     assert found["falsely"] < 1.5, found  # of some 800 values

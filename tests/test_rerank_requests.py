@@ -184,6 +184,11 @@ def learned(writer: Writer, epochs: int) -> tuple[Interpreter, Any]:
     return network.eval(), names
 
 
+def ear_around(facets: Facets, network: Interpreter, names: Any, likeness: Likeness) -> Ear:
+    carried = facets.carried.astype(np.float32)
+    return Ear(True, network, facets.names, names, carried, facets.years, Mentions.of(facets.titles), likeness)
+
+
 def test_the_interpreter_learns_what_is_wanted_and_what_is_refused(writer: Writer) -> None:
     network, names = learned(writer, 20)
     requests = writer.write(every_item(writer, 1), seed=99)
@@ -210,8 +215,7 @@ def test_an_item_that_is_turned_down_is_held_back_and_said_to_be(writer: Writer)
     network, names = learned(writer, 0)
     facets = writer.facets
     likeness = replace(Likeness.of(np.eye(len(facets.years), 64, dtype=np.float32)), keen=8.0)
-    carried = facets.carried.astype(np.float32)
-    ear = Ear(True, network, facets.names, names, carried, facets.years, Mentions.of(facets.titles), likeness)
+    ear = ear_around(facets, network, names, likeness)
     asked = ear.hear([f"but not {facets.titles[7]}", "drama"], WordEncoder())
     (told, other), fits = ear.told(asked), ear.fits(asked)
     assert told["like"] is None
@@ -246,8 +250,7 @@ def test_what_any_piece_says_counts(writer: Writer) -> None:
     network, names = learned(writer, 2)
     facets = writer.facets
     likeness = replace(Likeness.of(np.eye(len(facets.years), 64, dtype=np.float32)), keen=2.0)
-    carried = facets.carried.astype(np.float32)
-    ear = Ear(True, network, facets.names, names, carried, facets.years, Mentions.of(facets.titles), likeness)
+    ear = ear_around(facets, network, names, likeness)
     title = facets.titles[7]
     long = "word " * 22  # so that each sentence is a piece of its own
     parts_said = [f"{long}some comedy.", f"{long}no western.", f"like {title}"]
@@ -271,16 +274,7 @@ def test_no_end_of_a_request_is_lost_where_words_have_many_tokens(writer: Writer
 
     names = WordEncoder().embed(facets.names)
     likeness = Likeness.of(np.eye(len(facets.years), 64, dtype=np.float32))
-    ear = Ear(
-        True,
-        Interpreter(64).eval(),
-        facets.names,
-        names,
-        facets.carried.astype(np.float32),
-        facets.years,
-        Mentions.of(facets.titles),
-        likeness,
-    )
+    ear = ear_around(facets, Interpreter(64).eval(), names, likeness)
     request = " ".join([*(f"a{i}-b{i}-c{i}" for i in range(20)), "-", "no", "western"])
     found = ear.hear([request, "drama"], Listening())
     pieces = read[-1]
@@ -320,8 +314,7 @@ def test_what_names_nothing_is_likened_to_the_texts_of_items(writer: Writer) -> 
     said = WordEncoder().embed(["zebra xylophone"])[0]
     texts[5] = said
     likeness = replace(Likeness.of(texts), keen=8.0)
-    carried = facets.carried.astype(np.float32)
-    ear = Ear(True, network, facets.names, names, carried, facets.years, Mentions.of(facets.titles), likeness)
+    ear = ear_around(facets, network, names, likeness)
     asked = ear.hear(["zebra xylophone"], WordEncoder())
     assert asked.meanings["alike"].any()
     without = replace(ear, likeness=replace(likeness, keen=0.0))

@@ -11,7 +11,14 @@ import pytest
 import torch
 from test_rerank_packed import noisy_candidates
 
-from checks import WordEncoder, assert_same_candidates, mean_ndcg, one_by_one, with_word_vectors
+from checks import (
+    WordEncoder,
+    assert_ranks_a_stranger,
+    assert_same_candidates,
+    mean_ndcg,
+    one_by_one,
+    with_word_vectors,
+)
 from contracts import RerankerContract
 from recsys.candidates import PopularConfig
 from recsys.data.split import Questions
@@ -334,18 +341,7 @@ def test_a_sampled_softmax_learns_too(school: School) -> None:
 
 
 def test_one_candidate_no_profiles_and_unknown_items_in_histories_are_fine(judge: SequenceJudge, case: Case) -> None:
-    queries, candidates, profiles, catalog = case
-    one = Candidates(candidates.frame.filter(pl.col("rank") == 1))
-    strange = queries.frame.with_columns(
-        history=pl.col("history").list.eval(pl.concat([pl.lit("nobody"), pl.element()])).list.head(1),
-        weights=pl.lit([1.0]),
-        times=pl.concat_list("at"),
-    )
-    nobody = Profiles(profiles.frame.clear())
-    for some in (queries, Queries(strange)):
-        answer = listening(judge).rerank(some, one, nobody, catalog)
-        assert len(answer) == len(one)
-        assert answer.frame["score"].is_finite().all()
+    assert_ranks_a_stranger(listening(judge), *case)
 
 
 def test_another_encoder_than_at_fit_reads_nothing(

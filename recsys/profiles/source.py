@@ -210,6 +210,12 @@ class EvidenceProfiles:
                 rows.append(dict.fromkeys(_WRITTEN))
         return pl.DataFrame(rows, schema=_WRITTEN)
 
+    def stands(self, queries: Queries, found: Sequence[Evidence]) -> list[bool]:
+        """Whether a stored text still stands for each query. found : their `evidence`."""
+        hashes = pl.Series([e.hash for e in found], dtype=pl.String)
+        edited = queries.frame["query_id"].is_in(list(self.edits.as_of(queries)))
+        return self._written(found, hashes, queries.frame["user_id"], edited)["text"].is_not_null().to_list()
+
     def with_edits(self, edits: Edits) -> "EvidenceProfiles":
         """The same source beside what users changed; what follows from the population alone is not worked out anew."""
         other = replace(self, edits=edits)

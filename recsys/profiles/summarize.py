@@ -122,13 +122,14 @@ def _todo(profiles: EvidenceProfiles, queries: Queries, prompt_id: str, model_id
     """The distinct evidences worth writing of, in order of queries, and for how many a text of this prompt and model
     still stands."""
     theirs = Store(profiles.store.frame.filter(prompt_id=prompt_id, model_id=model_id))
-    told = profiles.with_store(theirs).as_of(queries).frame["prompt_id"]
+    found = profiles.evidence(queries)
+    stands = profiles.with_store(theirs).stands(queries, found)
     seen: set[str] = set()
     todo, standing = [], 0
-    for user, evidence, by in zip(queries.frame["user_id"], profiles.evidence(queries), told, strict=True):
+    for user, evidence, still in zip(queries.frame["user_id"], found, stands, strict=True):
         if evidence.events >= ENOUGH and evidence.hash not in seen:
             seen.add(evidence.hash)
-            if by == prompt_id:
+            if still:
                 standing += 1
             else:
                 todo.append((user, evidence))

@@ -16,6 +16,7 @@ from torch.nn import functional
 from recsys.networks.attention import SPREAD, Attend
 from recsys.networks.training import Batch
 from recsys.protocols import Floats, Ints, TextEncoder
+from recsys.rerank.clauses import set_apart
 from recsys.rerank.hearing import SURE
 from recsys.rerank.requests import Request
 
@@ -46,6 +47,11 @@ class Words:
     def of(cls, texts: Sequence[str], encoder: TextEncoder) -> "Words":
         """Encode requests."""
         return cls(*encoder.states(texts, LONGEST))
+
+    @classmethod
+    def of_requests(cls, requests: Sequence[Request], encoder: TextEncoder) -> "Words":
+        """Encode requests that were written for training or a test, as those of users are read."""
+        return cls.of([set_apart(request.text) for request in requests], encoder)
 
     def means(self) -> Floats:
         """(requests, dim) one vector of unit length for each."""

@@ -17,7 +17,6 @@ from recsys.networks.items import centred, item_vectors
 from recsys.networks.pairs import cooccurrence
 from recsys.networks.training import Batch
 from recsys.protocols import Ints, TextEncoder
-from recsys.rerank.clauses import set_apart
 from recsys.rerank.requests import PLAIN, Facets, Request, Wording, Writer
 from recsys.rerank.worlds import said_otherwise
 from recsys.tables import Catalog, Queries
@@ -84,7 +83,7 @@ class Library:
             known = rng.choice(known, n, replace=False, p=weights / weights.sum())
         items = np.sort(np.repeat(known, per_item)).astype(np.int32)
         requests = writer.write(items, seed)
-        return cls(requests, Words.of([set_apart(request.text) for request in requests], encoder))
+        return cls(requests, Words.of_requests(requests, encoder))
 
 
 class Lessons:

@@ -14,7 +14,6 @@ import numpy as np
 
 from recsys.networks.training import Schedule, fingerprint, train, workplace
 from recsys.protocols import Floats, Ints, TextEncoder
-from recsys.rerank.clauses import set_apart
 from recsys.rerank.hearing import SURE, Ear
 from recsys.rerank.lessons import Library
 from recsys.rerank.likeness import Likeness
@@ -68,7 +67,7 @@ def ear_of(
         return around(Interpreter(texts.shape[1]).eval(), learned=False), {}
     items = np.random.default_rng(seed).choice(np.flatnonzero(frequency), TESTED).astype(np.int32)
     exam = tester.write(items, seed + 3)
-    words = Words.of([set_apart(request.text) for request in exam], encoder)
+    words = Words.of_requests(exam, encoder)
     start = shipped(encoder.model_id) if config.meanings == "shipped" else None
     passes = config.exercises * (1 if start else ANEW)
     library = Library.write(writer, frequency, encoder, config.written, seed)
