@@ -168,6 +168,24 @@ def test_learning_goes_on_from_what_is_shipped_and_leaves_it_as_it_is(
     assert torch.corrcoef(torch.stack([learned.flatten(), before["words.weight"].flatten()]))[0, 1] > 0.9
 
 
+def test_a_catalogs_own_training_moves_the_shipped_weights_a_part_of_the_way(
+    writer: Writer, world_catalog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = []
+    for seed in (5, 6):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            networks.append(Interpreter(64).eval())
+    start, learned = networks
+    monkeypatch.setattr(module, "shipped", lambda _: start)
+    monkeypatch.setattr(module, "train_interpreter", lambda *_: learned)
+    ear, _ = heard_by(CONFIG.model_copy(update={"written": 100}), writer, world_catalog, tmp_path)
+    own, before, after = (network.state_dict() for network in (ear.interpreter, start, learned))
+    assert module.OWN == 0.7
+    for name in own:
+        assert torch.allclose(own[name], 0.3 * before[name] + 0.7 * after[name], atol=1e-6), name
+
+
 def test_who_asks_for_learned_meanings_starts_from_nothing(
     writer: Writer, world_catalog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

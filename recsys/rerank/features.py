@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recsys.data.vocab import Codes, Vocab, place_in_group
+from recsys.data.vocab import Codes, Vocab
 from recsys.errors import DataError, UnknownItemError
 from recsys.rerank.fusion import Array, Ints, standardise
 from recsys.tables import Candidates, Catalog, Id, InteractionLog, Queries, Truth
@@ -67,7 +67,8 @@ class Ranked:
             and (candidates.frame["query_id"] == queries.frame["query_id"][0]).all()
         ):
             # One query at a time is how the endpoint asks: a join would cost as much as all the rest.
-            return cls.joined([candidates.frame.sort("rank", maintain_order=True)])
+            ranks = candidates.frame["rank"]
+            return cls.joined([candidates.frame if ranks.is_sorted() else candidates.frame.sort("rank", maintain_order=True)])
         rows = queries.frame.select("query_id").with_row_index("_asked")
         frame = candidates.frame.join(rows, on="query_id", how="left").sort("_asked", "rank", maintain_order=True)
         if frame["_asked"].null_count():
@@ -102,7 +103,7 @@ class Ranked:
     @property
     def places(self) -> Ints:
         """(rows,) 0 for the best of each list, then 1, and so on."""
-        return place_in_group(self.lists)
+        return np.asarray(np.arange(self.sizes.sum()) - np.repeat(self.starts, self.sizes), dtype=np.int64)
 
     def head(self, n: int | Ints) -> Self:
         """The first `n` of each list; n : one number, or (lists,)."""

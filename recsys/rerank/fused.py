@@ -291,8 +291,13 @@ def _reordered(lists: Ranked, heads: Ranked, scores: Array, sound: npt.NDArray[n
     after[head] = rounded[best_first][moved]
     of = lists.lists[tail]
     after[tail] = lowest[of] - 1 - (before[(lists.starts + heads.sizes)[of]] - before[tail])
-    return lists.frame[order].with_columns(
-        score=pl.Series(after),
-        rank=pl.when(pl.Series(heard)).then(pl.Series(place + 1)).otherwise("rank"),
-        served_by=pl.when(pl.Series(head)).then(pl.lit("reranker")).otherwise("served_by"),
-    )
+    frame = lists.frame[pl.Series(order)]
+    served_by = frame["served_by"].zip_with(pl.Series(~head), pl.Series(["reranker"], dtype=pl.String))
+    # Column by column: for one request a query of polars costs more than all of this.
+    for column in (
+        pl.Series("score", after),
+        pl.Series("rank", np.where(heard, place + 1, frame["rank"].to_numpy())),
+        served_by,
+    ):
+        frame.replace_column(frame.get_column_index(column.name), column)
+    return frame
