@@ -8,6 +8,7 @@ Where memory runs out, fewer answers are packed and fewer texts written at once 
 """
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ _CONTENT = "@@content@@"
 _LOGIT_ROWS = 64  # positions whose log-probabilities over the vocabulary are in memory at once
 _GENERATE_BATCH = 8
 _QUIET_BELOW = 21  # prompts from which on a progress bar is shown
+# Characters for private use. Where a model has soft tokens, each of these is one of them, and no text.
+SOFT = range(0xF0000, 0x110000)
+_SOFT = re.compile(f"([{chr(SOFT[0])}-{chr(SOFT[-1])}])")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class LocalLM:
     context          : the longest sequence of tokens that the model takes
     start            : the tokens before every scored prompt
     max_packed       : the most answer tokens in one pass
+    soft             : the id of its first soft token, where the model has some beside the tokenizer's (`rerank.soft`)
     packed, written  : answer tokens and texts that memory reaches for at once
     """
 
@@ -51,6 +56,7 @@ class LocalLM:
     context: int
     start: tuple[int, ...]
     max_packed: int = 512
+    soft: int | None = None
     packed: Room = field(default_factory=Room, repr=False, compare=False)
     written: Room = field(default_factory=Room, repr=False, compare=False)
 
@@ -138,6 +144,11 @@ class LocalLM:
 
     def _ids(self, text: str) -> list[int]:
         """Tokens of plain text: what looks like a special token in it is text like any other."""
+        if self.soft is not None and len(parts := _SOFT.split(text)) > 1:
+            found: list[int] = []
+            for place, part in enumerate(parts):
+                found += [self.soft + SOFT.index(ord(part))] if place % 2 else self._ids(part)
+            return found
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         return ids
 

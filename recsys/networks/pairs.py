@@ -79,7 +79,10 @@ def cooccurrence(histories: Histories, n_items: int, dim: int) -> Floats:
     found = np.zeros((n_items, dim), dtype=np.float32)
     rank = min(dim, n_items - 1, matrix.nnz)
     if rank > 0:
-        left, values, _ = svds(matrix, k=rank, v0=np.ones(n_items, dtype=np.float32))
+        if n_items > 2 * dim:
+            left, values, _ = svds(matrix, k=rank, v0=np.ones(n_items, dtype=np.float32))
+        else:  # where most factors are asked for ARPACK is no help, and not the same twice where some weigh alike
+            left, values = (x[..., :rank] for x in np.linalg.svd(matrix.toarray())[:2])
         # The sign of a singular vector is the library's whim: its largest entry is made positive.
         left *= np.sign(left[np.abs(left).argmax(axis=0), np.arange(rank)])
         found[:, :rank] = left * np.sqrt(np.maximum(values, 0))

@@ -1,6 +1,7 @@
 """A LoRA adapter: what a language model learned for ranking, apart from the model, which stays as it is.
 
-Saved as PEFT saves it (`adapter_config.json`, `adapter_model.safetensors`), so that any tool that knows PEFT reads it.
+Saved as PEFT saves it (`adapter_config.json`, `adapter_model.safetensors`), so that any tool that knows PEFT reads it;
+soft tokens, where some were learned with it, beside it.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from recsys.lm.replay import ReplayLM
 from recsys.protocols import LanguageModel
 from recsys.rerank.fusion import Ints
 from recsys.rerank.judge import readable, same_model
+from recsys.rerank.soft import SoftTokens
 from recsys.tables import Queries
 
 ENOUGH = 20  # lists from which on there is something to learn, and to tell by whether anything was learned
@@ -75,6 +77,7 @@ class Adapter:
 
     base    : the `model_id` of the language model that it was trained on
     weights : the tensors, as the bytes of a safetensors file
+    soft    : soft tokens that were learned with it
     """
 
     base: str
@@ -82,12 +85,16 @@ class Adapter:
     alpha: int
     modules: tuple[str, ...]
     weights: bytes = field(repr=False)
+    soft: SoftTokens | None = field(default=None, repr=False)
 
     @property
     def model_id(self) -> str:
         """Of the adapted language model: the base's, and the hash of what was learned."""
-        digest = hashlib.sha256(json.dumps(self.facts).encode() + self.weights).hexdigest()
-        return f"{self.base}+lora-{digest[:8]}"
+        digest = hashlib.sha256(json.dumps(self.facts).encode() + self.weights)
+        if self.soft is not None:
+            for array in (self.soft.vectors, self.soft.weight, self.soft.bias):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return f"{self.base}+lora-{digest.hexdigest()[:8]}"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -123,6 +130,8 @@ class Adapter:
         folder.mkdir()
         (folder / _CONFIG).write_text(json.dumps(self.facts, indent=1) + "\n", "utf-8")
         (folder / _WEIGHTS).write_bytes(self.weights)
+        if self.soft is not None:
+            self.soft.save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -131,7 +140,8 @@ class Adapter:
             facts = json.loads((folder / _CONFIG).read_text("utf-8"))
             modules = tuple(str(name) for name in facts["target_modules"])
             base = str(facts["base_model_name_or_path"])
-            return cls(base, int(facts["r"]), int(facts["lora_alpha"]), modules, (folder / _WEIGHTS).read_bytes())
+            weights = (folder / _WEIGHTS).read_bytes()
+            return cls(base, int(facts["r"]), int(facts["lora_alpha"]), modules, weights, SoftTokens.load(folder))
 
 
 def local(lm: LanguageModel) -> LocalLM:

@@ -67,8 +67,8 @@ class Ranked:
             and (candidates.frame["query_id"] == queries.frame["query_id"][0]).all()
         ):
             # One query at a time is how the endpoint asks: a join would cost as much as all the rest.
-            ranks = candidates.frame["rank"]
-            return cls.joined([candidates.frame if ranks.is_sorted() else candidates.frame.sort("rank", maintain_order=True)])
+            only = candidates.frame
+            return cls.joined([only if only["rank"].is_sorted() else only.sort("rank", maintain_order=True)])
         rows = queries.frame.select("query_id").with_row_index("_asked")
         frame = candidates.frame.join(rows, on="query_id", how="left").sort("_asked", "rank", maintain_order=True)
         if frame["_asked"].null_count():

@@ -31,6 +31,7 @@ from recsys.networks.training import Batch, Schedule, fingerprint, train, workpl
 from recsys.protocols import Ints
 from recsys.rerank.adapter import Adapter, AdapterConfig, Lesson
 from recsys.rerank.judge import readable
+from recsys.rerank.soft import SoftTokens
 from recsys.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def train_adapter(
     empty: str,
     lm: LocalLM,
     settings: Settings | None,
+    soft: SoftTokens | None = None,
     *,
     seed: int,
 ) -> tuple[Adapter | None, dict[str, Any]]:
@@ -52,6 +54,7 @@ def train_adapter(
 
     empty    : the prompt that says nothing of a user
     settings : say where an interrupted training leaves its state; None: nowhere
+    soft     : soft tokens that the prompts hold, to be learned as well
     Errors: `SpecError` for `modules` that the model lacks, and where the training diverges; `ModelError` when the model
     fails or memory does not reach for one list.
     """
@@ -60,8 +63,8 @@ def train_adapter(
     held_out, learned = [lessons[i] for i in held], [lessons[i] for i in taught]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = attach(lm, config)
-    student = replace(lm, model=model.get_base_model())
+        model = attach(lm, config, soft)
+    student = worn(lm, model)
     learner = Learner(student, learned, empty, config.temperature)
     sizes = np.array([len(lesson.wrong) for lesson in learned], dtype=np.int64)
     before = quality(lm, held_out, empty)
@@ -75,7 +78,8 @@ def train_adapter(
     texts = "\0".join(
         [lm.model_id, empty, *(text for each in lessons for text in (each.prompt, each.right, *each.wrong))]
     )
-    key = fingerprint(config, seed, np.frombuffer(texts.encode(), dtype=np.uint8))
+    known = np.frombuffer(texts.encode(), dtype=np.uint8)
+    key = fingerprint(config, seed, known, *([soft.vectors] if soft else []))
     with _place(settings, key) as folder:
         trained = train(
             learner,
@@ -94,11 +98,17 @@ def train_adapter(
         log.warning("LoRA adapter: orders held-out lists no better than the model without it: it is left out")
         return None, {**found, "kept": False}
     tensors = {name: value.cpu().contiguous() for name, value in _tensors(model).items()}
-    return Adapter(lm.model_id, config.rank, config.alpha, config.modules, save(tensors)), {**found, "kept": True}
+    if soft is not None:
+        learnt = model.get_base_model().get_input_embeddings().projector
+        weight, bias = (value.detach().float().cpu().numpy() for value in (learnt.weight, learnt.bias))
+        soft = replace(soft, weight=weight, bias=bias)
+    adapter = Adapter(lm.model_id, config.rank, config.alpha, config.modules, save(tensors), soft)
+    return adapter, {**found, "kept": True}
 
 
-def attach(lm: LocalLM, config: AdapterConfig | Adapter) -> Any:
-    """PEFT's model with new LoRA layers, around a copy that shares every weight with `lm.model`.
+def attach(lm: LocalLM, config: AdapterConfig | Adapter, soft: SoftTokens | None = None) -> Any:
+    """PEFT's model with new LoRA layers, around a copy that shares every weight with `lm.model`; with `soft`, its token
+    embeddings go on with those.
 
     Errors: `SpecError` naming a module that the model lacks.
     """
@@ -115,21 +125,62 @@ def attach(lm: LocalLM, config: AdapterConfig | Adapter) -> Any:
     with warnings.catch_warnings():
         # PEFT 0.21 asks transformers 5.23 for what that is about to rename.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        return get_peft_model(own, lora)
+        model = get_peft_model(own, lora)
+    if soft is not None:
+        own.set_input_embeddings(SoftEmbedding(own.get_input_embeddings(), soft))
+    return model
+
+
+def worn(lm: LocalLM, model: Any) -> LocalLM:
+    """The language model with what `attach` made of it."""
+    base = model.get_base_model()
+    tokens = base.get_input_embeddings()
+    return replace(lm, model=base, soft=tokens.size if isinstance(tokens, SoftEmbedding) else None)
+
+
+class SoftEmbedding(nn.Module):
+    """Token embeddings whose ids go on, from `size`, with soft tokens: projected vectors, as large as tokens are."""
+
+    def __init__(self, tokens: nn.Embedding, soft: SoftTokens) -> None:
+        super().__init__()
+        self.tokens, self.size = tokens, tokens.num_embeddings
+        where = tokens.weight.device
+        self.vectors: Tensor
+        self.register_buffer("vectors", torch.tensor(soft.vectors, device=where), persistent=False)
+        self.projector = nn.Linear(soft.vectors.shape[1], tokens.embedding_dim, device=where)
+        if soft.weight is None or soft.bias is None:
+            nn.init.normal_(self.projector.weight, std=float(tokens.weight.float().std()))
+            nn.init.zeros_(self.projector.bias)
+        else:
+            found = {"weight": torch.tensor(soft.weight), "bias": torch.tensor(soft.bias)}
+            self.projector.load_state_dict(found)
+
+    @property
+    def weight(self) -> Tensor:
+        """Of the tokens, for who ties the output to it."""
+        return self.tokens.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(..., width) of ids (...)."""
+        own = ids >= self.size
+        found: Tensor = self.tokens(ids.masked_fill(own, 0))
+        projected = self.projector(self.vectors[ids[own] - self.size].to(self.projector.weight.dtype))
+        return found.index_put((own,), projected.to(found.dtype))
 
 
 def adapted(lm: LocalLM, adapter: Adapter) -> LocalLM:
     """A language model with what was learned, in the dtype that it computes in. Errors: `BundleError`."""
     with readable(Path(adapter.model_id), "a LoRA adapter"):
         tensors = load(adapter.weights)
-        model = attach(lm, adapter)
+        model = attach(lm, adapter, adapter.soft)
     if {k: v.shape for k, v in _tensors(model).items()} != {k: v.shape for k, v in tensors.items()}:
         raise BundleError(f"{adapter.model_id}: the adapter's weights do not fit the model: refit")
     set_peft_model_state_dict(model, tensors)
     for learned in (p for p in model.parameters() if p.requires_grad):  # the others are not ours to change
         learned.data = learned.data.to(lm.model.dtype)
         learned.requires_grad_(False)
-    return replace(lm, model=model.get_base_model().eval(), model_id=adapter.model_id)
+    model.eval()
+    return replace(worn(lm, model), model_id=adapter.model_id)
 
 
 def quality(lm: LocalLM, lessons: Sequence[Lesson], empty: str) -> float:

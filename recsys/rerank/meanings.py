@@ -34,8 +34,8 @@ EXERCISES = 64
 TESTED = 300
 # How many times the passes it takes to learn from nothing.
 ANEW = 4
-# Share of the catalog's own training in the weights; the rest stay those that it went on from, which know idioms that so
-# few requests make it forget (WiSE-FT: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+# Share of the catalog's own training in the weights; the rest stay those that it went on from, which know idioms that
+# so few requests make it forget (WiSE-FT: Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
 OWN = 0.7
 
 

@@ -6,7 +6,8 @@ log-likelihood per token after what is known of the user, less the same after a 
 forward pass (`lm.local`); each is judged alone, so their order changes nothing.
 
 With `adapter`, the model is tuned first (`rerank.lora`), on questions that the fusion never sees; prompt and prior are
-then read by the tuned model.
+then read by the tuned model. The condition "vectors" adds the history's items as soft tokens (`soft`), which are
+learned with it.
 
 With `contrast` w, the profile is weighed by what it changes: with + w * (with - without the profile), as in
 classifier-free guidance (Sanchez et al., "Stay on topic with classifier-free guidance", ICML 2024).
@@ -20,7 +21,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from recsys.data.split import Questions
@@ -32,8 +33,9 @@ from recsys.rerank.fusion import Array
 from recsys.rerank.judge import LMSource, readable
 from recsys.rerank.prompt import PACKED, About, Prompt
 from recsys.rerank.prompted import Case, Prompted, PromptedConfig
+from recsys.rerank.soft import SoftTokens
 from recsys.settings import Settings
-from recsys.tables import Candidates, Catalog, Profiles, Queries, Truth
+from recsys.tables import Candidates, Catalog, Id, InteractionLog, Profiles, Queries, Truth
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ _PRIOR_BATCH = 128
 class PackedConfig(PromptedConfig):
     """How the packed reranker is built.
 
+    vectors     : last items of the history that are given as soft tokens, where `conditions` name them
     contrast    : weight of what the profile changes in the model's opinion; 0 reads it once
     prior_items : a catalog of at most so many items has all priors computed at fit; beyond, items met later cost one
         small pass each, once
@@ -55,9 +58,16 @@ class PackedConfig(PromptedConfig):
 
     kind: Literal["packed"] = "packed"
     prompt: str = "pmi-v1"
+    vectors: int = Field(default=50, ge=1, le=500)
     contrast: float = 0.0
     prior_items: int = Field(default=20_000, ge=0)
     adapter: AdapterConfig | None = None
+
+    @model_validator(mode="after")
+    def _learned(self) -> Self:
+        if "vectors" in self.conditions and self.adapter is None:
+            raise ValueError("conditions: 'vectors' are learned with an adapter: name one (reranker.adapter = {})")
+        return self
 
     def judge(self, prompt: Prompt, lm: LanguageModel, evidence: Evidence) -> "PackedJudge":
         """See `PromptedConfig.judge`."""
@@ -66,7 +76,8 @@ class PackedConfig(PromptedConfig):
 
 @dataclass(frozen=True)
 class PackedJudge(Prompted):
-    """priors : mean log-likelihood per token of each title met so far after the prompt's empty side; grows by use."""
+    """priors : mean log-likelihood per token of each title met so far after the prompt's empty side; grows by use.
+    soft : the soft tokens that are learned, or were."""
 
     kind: ClassVar[str] = "packed"
     config_type: ClassVar[type[PromptedConfig]] = PackedConfig
@@ -74,6 +85,7 @@ class PackedJudge(Prompted):
     config: PackedConfig
     priors: dict[str, float] = field(default_factory=dict)
     adapter: Adapter | None = None
+    soft: SoftTokens | None = None
 
     def taught(
         self,
@@ -81,6 +93,7 @@ class PackedJudge(Prompted):
         candidates: Candidates,
         profiles: Profiles,
         catalog: Catalog,
+        known: InteractionLog,
         *,
         seed: int,
         settings: Settings | None,
@@ -99,7 +112,9 @@ class PackedJudge(Prompted):
         ids = questions.queries.frame["query_id"].gather(heads.asked).cast(pl.String)
         # In an order that depends on the questions alone.
         rows = np.array([row for row in ids.arg_sort() if learns[heads.asked[row]]], dtype=np.int64)
-        lessons = self._lessons(heads.take(rows[: config.lists]), questions, profiles, catalog)
+        soft = SoftTokens.of(known) if "vectors" in self.config.conditions else None
+        learning = replace(self, soft=soft)
+        lessons = learning._lessons(heads.take(rows[: config.lists]), questions, profiles, catalog)
         if len(lessons) < ENOUGH:
             log.warning("reranker.adapter: %d lists with an answer are too few to learn from", len(lessons))
             return self, questions, {}
@@ -107,10 +122,11 @@ class PackedJudge(Prompted):
 
         queries, truth = (table.frame.filter(~learns) for table in (questions.queries, questions.truth))
         left = Questions(Queries(queries), Truth(truth))
-        adapter, report = train_adapter(config, lessons, self.prompt.empty, model, settings, seed=seed)
+        adapter, report = train_adapter(config, lessons, self.prompt.empty, model, settings, soft, seed=seed)
         if adapter is None:
             return self, left, {"adapter": report}
-        return replace(self, lm=adapter.on(self.lm), adapter=adapter, priors={}), left, {"adapter": report}
+        learned = replace(self, lm=adapter.on(self.lm), adapter=adapter, soft=adapter.soft, priors={})
+        return learned, left, {"adapter": report}
 
     def _lessons(self, heads: Ranked, questions: Questions, profiles: Profiles, catalog: Catalog) -> list[Lesson]:
         """Of lists that hold their answer."""
@@ -159,6 +175,10 @@ class PackedJudge(Prompted):
         (longest,) = self.longest_of(case.items)
         return self.within(self.prompt.render(about) + self._answer(longest), room)
 
+    def vectors(self, history: Sequence[Id]) -> str:
+        """See `Prompted.vectors`."""
+        return self.soft.said(history[-self.config.vectors :]) if self.soft else ""
+
     def _without(self, about: About) -> list[About]:
         return [replace(about, profile="")] if self.config.contrast and about.profile else []
 
@@ -187,7 +207,7 @@ class PackedJudge(Prompted):
         judge = super().load(folder, _adapted(lm, adapter))
         with readable(folder, "a packed judge"):
             judge.priors.update(pl.read_parquet(folder / _FILE).select("answer", "prior").iter_rows())
-        return replace(judge, adapter=adapter)
+        return replace(judge, adapter=adapter, soft=adapter.soft if adapter else None)
 
 
 def _adapted(lm: LMSource | None, adapter: Adapter | None) -> LMSource | None:

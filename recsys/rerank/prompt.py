@@ -1,7 +1,7 @@
 """Prompts as data: a text file with named sections becomes what the language model reads of a user and the candidates.
 
-[context]   what is known of the user: {profile}, {persona}, {request}, and {recent} and {evidence}, titles; a line
-            whose only filling is empty is left out
+[context]   what is known of the user: {profile}, {persona}, {request}, {vectors} (soft tokens of the history), and
+            {recent} and {evidence}, titles; a line whose only filling is empty is left out
 [item]      one title of the history, {title}; they are joined by ", "
 [empty]     packed: the same prompt saying nothing of the user: what a title's likelihood is measured against
 [answer]    packed, endpoint: one candidate as it is scored: {title}
@@ -29,22 +29,27 @@ SEPARATOR = ", "
 PACKED = ("context", "item", "empty", "answer")
 LISTED = ("context", "item", "candidate", "task", "lead")
 ENDPOINT = ("context", "item", "answer")
-_SLOT = re.compile(r"\{(profile|persona|recent|evidence|request|title|label|candidates|n)\}")
+_SLOT = re.compile(r"\{(profile|persona|vectors|recent|evidence|request|title|label|candidates|n)\}")
 _SECTION = re.compile(r"^\[(context|item|empty|answer|candidate|task|lead)\]\n", re.MULTILINE)
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
+# Controls, what nobody sees, and what is for private use.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff\U000f0000-\U0010ffff]+"
+)
 _QUOTES = str.maketrans({'"': "'", "“": "'", "”": "'", "„": "'", "«": "'", "»": "'"})
 
 
 @dataclass(frozen=True)
 class About:
     """What a prompt says of a user, each part maybe empty: words about them and about people like them, their own
-    words, and titles of their history, oldest first: the last ones, and those that are near the candidates."""
+    words, and titles of their history, oldest first: the last ones, and those that are near the candidates; last its
+    items as soft tokens."""
 
     profile: str = ""
     recent: Sequence[str] = ()
     evidence: Sequence[str] = ()
     request: str = ""
     persona: str = ""
+    vectors: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,11 +102,12 @@ class Prompt:
         recent, evidence = self._items(about.recent), self._items(about.evidence)
         while not _bounded(profile, recent, evidence):
             recent.pop(0)
-        if not (profile or persona or recent or evidence or request) and "empty" in self.sections:
+        if not (profile or persona or recent or evidence or request or about.vectors) and "empty" in self.sections:
             return self.empty
         values = {
             "profile": profile,
             "persona": persona,
+            "vectors": about.vectors,
             "recent": SEPARATOR.join(recent),
             "evidence": SEPARATOR.join(evidence),
             "request": request,
@@ -137,8 +143,8 @@ def _bounded(profile: str, recent: Sequence[str], evidence: Sequence[str]) -> bo
 
 
 def shortened(about: About, fits: Callable[[About], bool]) -> About | None:
-    """What of a user still fits: the oldest titles give way first, then the nearest ones, the persona, the profile's
-    end; the request never does. None where even that is too long."""
+    """What of a user still fits: the oldest titles give way first, then the nearest ones, the persona, the oldest soft
+    tokens, the profile's end; the request never does. None where even that is too long."""
     while not fits(about):
         if about.recent:
             about = replace(about, recent=about.recent[1:])
@@ -146,6 +152,8 @@ def shortened(about: About, fits: Callable[[About], bool]) -> About | None:
             about = replace(about, evidence=about.evidence[1:])
         elif about.persona:
             about = replace(about, persona="")
+        elif about.vectors:
+            about = replace(about, vectors=about.vectors[1:])
         elif about.profile:
             about = replace(about, profile=about.profile[: len(about.profile) // 2])
         else:

@@ -30,7 +30,7 @@ from recsys.tables import Candidates, Catalog, Id, InteractionLog, Profiles, Que
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Condition = Literal["request", "recent", "profile", "evidence", "persona"]
+Condition = Literal["request", "recent", "profile", "evidence", "persona", "vectors"]
 _FILE = "judge.json"
 _TEXT_CHARS = 300  # of a candidate, where its text is shown
 _BLOCK = 16  # users that are judged together
@@ -44,7 +44,8 @@ class PromptedConfig(FusedConfig):
         request: the query's own words. recent: the last titles of the history. profile: the profile's text.
         evidence: those of the user's own past items that are nearest to the candidates, by the catalog's text vectors
         where a generator reads them, else by the words that texts share. persona: what is said of people like the
-        user, where profiles.personas tells some apart
+        user, where profiles.personas tells some apart. vectors: the history's items as soft tokens (`soft`), for a
+        model that is tuned, and a prompt with a place for them ("pmi-v2")
     recent     : how many last titles
     evidence   : how many near ones, beside those
     candidate  : a candidate is shown by its title or by its text, cut at 300 characters
@@ -102,7 +103,7 @@ class PromptedConfig(FusedConfig):
             raise SpecError("reranker.conditions: 'persona' needs profiles.personas to say how many to tell apart")
         evidence = Evidence.of(catalog) if "evidence" in self.conditions else Evidence()
         judge, left, told = self.judge(prompt, lm, evidence).taught(
-            questions, candidates, profiles, catalog, seed=seed, settings=settings
+            questions, candidates, profiles, catalog, log, seed=seed, settings=settings
         )
         if left is not questions:
             own = candidates.frame.join(left.queries.frame, on="query_id", how="semi", maintain_order="left")
@@ -161,12 +162,13 @@ class Prompted:
         candidates: Candidates,
         profiles: Profiles,
         catalog: Catalog,
+        known: InteractionLog,
         *,
         seed: int,
         settings: Settings | None,
     ) -> tuple[Self, Questions, dict[str, Any]]:
         """The judge after it has learned what there is to learn, the questions that it did not learn from, and a
-        report. Here: nothing."""
+        report. known : the events before the questions. Here: nothing."""
         return self, questions, {}
 
     def opinions(
@@ -234,12 +236,17 @@ class Prompted:
                     [titles[item] for item in close],
                     rows[query_id][1] if "request" in told else "",
                     like_them.get(query_id, ""),
+                    self.vectors(rows[query_id][0]) if "vectors" in told else "",
                 ),
                 [shown[item] for item in head["item_id"]],
                 int.from_bytes(str(query_id).encode(), "big"),
             )
             for query_id, head, last, close in zip(asked, heads, recent, near, strict=True)
         ]
+
+    def vectors(self, history: Sequence[Id]) -> str:
+        """A history as soft tokens, where the model has some."""
+        return ""
 
     @property
     def longest(self) -> int:
