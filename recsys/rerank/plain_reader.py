@@ -6,13 +6,14 @@ twentieth of the teacher's NDCG, several times what a good reader adds to good c
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recsys.data.vocab import Histories
 from recsys.protocols import Floats, Ints
+from recsys.rerank.remembered import Read, remembering
 
 if TYPE_CHECKING:
     from recsys.rerank.reader import Reader
@@ -36,6 +37,7 @@ class PlainReader:
     arrays: Mapping[str, Floats]
     blocks: int
     heads: int
+    _states: Read = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         of_blocks = [
@@ -43,6 +45,7 @@ class PlainReader:
         ]
         if missing := {*WEIGHTS, *of_blocks} - self.arrays.keys():
             raise ValueError(f"the reader lacks {min(missing)}")
+        object.__setattr__(self, "_states", remembering(self._read_all, len(self.arrays["places"]) - 1))
 
     @classmethod
     def of(cls, reader: "Reader", tokens: Floats, bias: Floats) -> "PlainReader | None":
@@ -55,6 +58,9 @@ class PlainReader:
 
     def expects(self, histories: Histories) -> Floats:
         """(histories, dim) what each history expects next, to be multiplied with tokens."""
+        return self._states(histories)
+
+    def _read_all(self, histories: Histories) -> Floats:
         found = np.empty((len(histories), self.arrays["tokens"].shape[1]), dtype=np.float32)
         sizes = np.minimum(np.diff(histories.indptr), len(self.arrays["places"]) - 1)
         order = np.argsort(sizes, kind="stable")

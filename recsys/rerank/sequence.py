@@ -7,7 +7,7 @@ item that it names is read by the state; a profile stands in for a history that 
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from recsys.data.vocab import Vocab
+from recsys.data.vocab import Histories, Vocab
 from recsys.errors import BundleError
 from recsys.networks.training import Heads, Schedule
 from recsys.protocols import Floats, Ints
@@ -25,6 +25,7 @@ from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array
 from recsys.rerank.hearing import Asked, Ear, EncoderSource, listen, summoned
 from recsys.rerank.judge import readable
+from recsys.rerank.remembered import Read, remembering
 from recsys.rerank.told import Sentences, named_in
 from recsys.tables import Catalog, Profiles, Queries
 
@@ -126,6 +127,10 @@ class SequenceJudge:
     encoder_id: str
     encoder: EncoderSource
     table: tuple[Floats, Floats]
+    _states: Read = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_states", remembering(self._read, self.network.size.length))
 
     @property
     def limits(self) -> bool:
@@ -167,12 +172,22 @@ class SequenceJudge:
             found[rows] += self.ear.fits(requests)
         return np.asarray(found, dtype=np.float32)
 
+    def _read(self, histories: Histories) -> Floats:
+        """(histories, dim) the network's states after them."""
+        import torch
+
+        from recsys.rerank.reader import states_after
+
+        with torch.inference_mode():
+            found = states_after(self.network, histories, torch.from_numpy(self.table[0]))
+        return np.asarray(found.numpy(), dtype=np.float32)
+
     def users(self, queries: Queries, profiles: Profiles) -> tuple[Floats, Ints, Asked]:
         """(queries, dim) what each user expects next, given an item that the request names, and the profile where there
         is no history; the rows of the queries that ask for something, and what."""
         import torch
 
-        from recsys.rerank.reader import known_by_name, states_after
+        from recsys.rerank.reader import known_by_name
 
         histories = self.vocab.histories(queries)
         vectors = torch.from_numpy(self.table[0])
@@ -181,7 +196,7 @@ class SequenceJudge:
         likes[asking] = requests.like
         told = profiles_read(queries, profiles, pl.Series(np.diff(histories.indptr) == 0))
         with torch.inference_mode():
-            states = states_after(self.network, histories, vectors)
+            states = torch.tensor(self._states(histories))  # a copy: profiles are written into it
             found = self.network.read(states, vectors)
             described = torch.from_numpy(np.flatnonzero((told != "").to_numpy()))
             if len(described):
