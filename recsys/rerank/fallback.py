@@ -93,9 +93,11 @@ class Fallback:
 
         def serve(part: Queries) -> pl.DataFrame:
             nonlocal failed
-            key = part.frame.select("query_id")
-            own = Candidates(candidates.frame.join(key, on="query_id", how="semi", maintain_order="left"))
-            texts = Profiles(profiles.frame.join(key, on="query_id", how="semi", maintain_order="left"))
+            own, texts = candidates, profiles
+            if len(part) < len(queries):
+                key = part.frame.select("query_id")
+                own = Candidates(candidates.frame.join(key, on="query_id", how="semi", maintain_order="left"))
+                texts = Profiles(profiles.frame.join(key, on="query_id", how="semi", maintain_order="left"))
             if len(reasons) < self.give_up_after:
                 try:
                     answer = self.primary.rerank(part, own, texts, catalog).frame

@@ -38,8 +38,17 @@ def present(features: Sequence[Feature], candidates: Candidates) -> tuple[Featur
     return tuple(f for f in features if f != "content" or _CONTENT in candidates.frame.columns)
 
 
+def all_of_one(queries: Queries, candidates: Candidates) -> bool:
+    """Whether there is one query and some candidates, all of them its own. One query at a time is how the endpoint asks,
+    and a join would cost as much as all the rest."""
+    asked = candidates.frame["query_id"]
+    return len(queries) == 1 and len(asked) > 0 and bool((asked == queries.frame["query_id"][0]).all())
+
+
 def require_asked(queries: Queries, candidates: Candidates) -> None:
     """Errors: `DataError` where a candidate's query is not among the queries."""
+    if all_of_one(queries, candidates):
+        return
     strangers = candidates.frame.join(queries.frame, on="query_id", how="anti")
     if len(strangers):
         raise DataError(f"Candidates: query_id {strangers['query_id'][0]!r} is not among the queries")
@@ -61,12 +70,7 @@ class Ranked:
     @classmethod
     def of(cls, queries: Queries, candidates: Candidates) -> Self:
         """All candidates. Errors: `DataError` where a candidate's query is not among the queries."""
-        if (
-            len(queries) == 1
-            and len(candidates)
-            and (candidates.frame["query_id"] == queries.frame["query_id"][0]).all()
-        ):
-            # One query at a time is how the endpoint asks: a join would cost as much as all the rest.
+        if all_of_one(queries, candidates):
             only = candidates.frame
             return cls.joined([only if only["rank"].is_sorted() else only.sort("rank", maintain_order=True)])
         rows = queries.frame.select("query_id").with_row_index("_asked")
