@@ -30,9 +30,10 @@ from recsys.profiles.store import Store
 from recsys.profiles.template import Phrases, sentences
 from recsys.profiles.versions import ProfileStore
 from recsys.rerank.prompt import SEPARATOR, TITLE_CHARS, plain
+from recsys.rerank.soft import SoftTokens
 from recsys.tables import Catalog, Id, InteractionLog, Queries, query_histories
 
-_LOG, _TEXTS = "log.parquet", "profiles/texts.parquet"
+_LOG, _TEXTS, _ADAPTER = "log.parquet", "profiles/texts.parquet", "reranker/judge/adapter"
 _EDITS = 100  # of a user who made more, what the profile was after each of the last ones
 _PREFIXES = 500  # of a longer history, the last ones are written of as they stood at each event
 _TELLING = 40  # characters from which on a sentence of a text is one person's rather than anybody's
@@ -156,10 +157,13 @@ class _InBundle:
         if not len(self.log):
             return told
         now, earlier = self.histories()
+        soft = SoftTokens.load(self.path / _ADAPTER)
         titles = dict(self.profiles.known.catalog.frame.select("item_id", "title").iter_rows())
         for items in self.log.group_by("user_id", maintain_order=True).agg("item_id")["item_id"]:
             named = [f'"{plain(titles[item], TITLE_CHARS)}"' for item in items if item in titles]
             told.update(SEPARATOR.join(pair) for pair in pairwise(named))
+            if soft is not None:
+                told.update(said for pair in pairwise(items) if len(said := soft.said(pair)) > 1)
         return told.union(_facts(now, self.wordings), _facts(earlier, self.wordings, _TITLES))
 
     def as_edited(self, store: ProfileStore) -> Iterator[str]:

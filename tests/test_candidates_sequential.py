@@ -17,6 +17,7 @@ from recsys.candidates.sequential import heldout_quality
 from recsys.candidates.trainable import HeadStart
 from recsys.data.vocab import Histories
 from recsys.errors import SpecError, StorageError
+from recsys.networks import pairs as pairs_module
 from recsys.networks.attention import principal_directions
 from recsys.networks.checkpoints import read_checkpoint, write_checkpoint
 from recsys.networks.chunks import Chunks, hold_out
@@ -101,6 +102,21 @@ def test_the_factors_put_items_side_by_side_that_stand_near_each_other() -> None
     assert abs(likeness[0, 4]) < 1e-5
     assert not factors[6].any()
     assert cooccurrence(histories_of([0, 0]), 1, dim=4).tolist() == [[0, 0, 0, 0]]
+
+
+def test_factors_that_weigh_alike_are_the_same_twice() -> None:
+    pairs = histories_of(*[[2 * k, 2 * k + 1] for k in range(100)] * 3)
+    first = cooccurrence(pairs, 200, dim=64)
+    assert np.linalg.matrix_rank(first) == 64
+    np.testing.assert_array_equal(first, cooccurrence(pairs, 200, dim=64))
+
+
+def test_a_dense_and_a_sparse_matrix_have_the_same_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    histories = histories_of(*[rng.integers(0, 40, 12).tolist() for _ in range(60)])
+    dense = cooccurrence(histories, 40, dim=8)
+    monkeypatch.setattr(pairs_module, "DENSE", 0)
+    np.testing.assert_allclose(dense, cooccurrence(histories, 40, dim=8), atol=1e-4)
 
 
 def test_tokens_start_from_the_texts_directions_of_largest_variance() -> None:

@@ -75,6 +75,15 @@ def test_any_number_of_blocks(teacher: SequenceJudge, blocks: int) -> None:
     np.testing.assert_allclose(found.expects(histories), wanted.numpy(), atol=1e-4)
 
 
+def test_who_asks_again_is_not_read_again(reader: PlainReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = replace(reader)
+    first = fresh.expects(some(9))
+    monkeypatch.setattr(PlainReader, "_read", None)
+    assert fresh.expects(some(9)) is first
+    with pytest.raises(TypeError):
+        fresh.expects(some(8))
+
+
 def test_batch_equals_singles_and_order_changes_nothing(reader: PlainReader) -> None:
     histories = some(4, 0, 20, 9, 1)
     whole = reader.expects(histories)

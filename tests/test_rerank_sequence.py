@@ -209,6 +209,25 @@ def test_a_profile_counts_only_where_there_is_no_history(judge: SequenceJudge, c
     assert (differs == empty).all()
 
 
+def test_who_asks_again_is_not_read_again_and_a_profile_stays_with_its_own(
+    judge: SequenceJudge, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a profile adds is not written into the state of an empty history."""
+    queries, _, profiles, _ = case
+    past = pl.col("history").list.len() > 0
+    one, nobody = (Queries(queries.frame.filter(some).head(1)) for some in (past, ~past))
+    fresh = replace(judge)  # remembers nothing yet
+    alone = fresh.scores(nobody, Profiles(profiles.frame.clear()))
+    told = Profiles(profiles.frame.with_columns(text=pl.lit("You are unusually fond of horror.")))
+    assert np.abs(fresh.scores(nobody, told) - alone).max() > 1e-3
+    np.testing.assert_array_equal(fresh.scores(nobody, Profiles(profiles.frame.clear())), alone)
+    first = fresh.scores(one, profiles)
+    monkeypatch.setattr(type(judge.network), "states", None)  # is not asked again
+    np.testing.assert_array_equal(fresh.scores(one, profiles), first)
+    with pytest.raises(TypeError):
+        replace(judge).scores(one, profiles)
+
+
 def test_a_profile_that_rests_on_nothing_is_not_read(judge: SequenceJudge, school: School, case: Case) -> None:
     queries = Queries(case[0].frame.filter(pl.col("history").list.len() == 0))
     nothing = school.describe.as_of(queries)

@@ -12,11 +12,14 @@ from pydantic import ValidationError
 from test_rerank_adapter import CATALOG, NOBODY, QUICK, questions_of
 from test_rerank_adapter import lm as lm  # the fixture
 
-from checks import assert_no_pickle, assert_same_candidates, mean_ndcg
+from checks import HashLM, assert_no_pickle, assert_same_candidates, mean_ndcg
+from recsys.data.split import Questions
 from recsys.errors import BundleError, SpecError
-from recsys.lm import LocalLM
+from recsys.lm import LocalLM, ReplayLM
 from recsys.lm.local import SOFT
-from recsys.rerank import Fused, PackedConfig, load_reranker
+from recsys.lm.replay import forget
+from recsys.rerank import EndpointConfig, Fused, PackedConfig, load_reranker
+from recsys.rerank import lora as training
 from recsys.rerank.lora import attach, worn
 from recsys.rerank.prompt import PACKED, About, Prompt
 from recsys.rerank.soft import SoftTokens
@@ -130,10 +133,49 @@ def test_a_prompt_that_is_too_long_loses_the_oldest_ones(fitted: Fused, unseen: 
 
 
 def test_where_they_cannot_be_learned_or_said_an_error_says_so(lm: LocalLM) -> None:
-    with pytest.raises(ValidationError, match=r"learned with an adapter: name one \(reranker.adapter = \{\}\)"):
-        PackedConfig(conditions=("vectors",))
+    for config in (PackedConfig, EndpointConfig):
+        with pytest.raises(ValidationError, match=r'they need kind = "packed" with reranker.adapter'):
+            config(conditions=("vectors",), prompt="pmi-v2")
     with pytest.raises(SpecError, match="prompt 'pmi-v1' has no place for 'vectors'"):
         fit(CONFIG.model_copy(update={"prompt": "pmi-v1"}), lm)
+
+
+def test_what_helps_nothing_is_left_out_and_measured_without_them(lm: LocalLM, monkeypatch: Any) -> None:
+    prompts: list[list[str]] = []
+
+    def alike(_: Any, lessons: Any, __: str) -> float:
+        prompts.append([lesson.prompt for lesson in lessons])
+        return 0.5
+
+    monkeypatch.setattr(training, "quality", alike)
+    brief = CONFIG.model_copy(update={"adapter": QUICK.model_copy(update={"epochs": 1, "lists": 20})})
+    fused: Any = fit(brief, lm)
+    soft = set(map(chr, SOFT))
+    assert not soft & set("".join(prompts[0]))  # of the model as it is
+    assert all(soft & set(prompt) for prompt in prompts[1])
+    assert fused.judge.soft is None
+    assert fused.judge.vectors([0, 1]) == ""
+
+
+def test_a_prompt_is_cut_in_training_where_it_is_cut_in_use(lm: LocalLM, monkeypatch: Any) -> None:
+    """A soft token counts as one, though a model without any reads its character as four."""
+    seen: list[Any] = []
+    monkeypatch.setattr(training, "train_adapter", lambda _, lessons, *__, **___: seen.extend(lessons) or (None, {}))
+    tight = CONFIG.model_copy(update={"recent": 0, "conditions": ("vectors",), "context": 64 + 60})
+    questions, candidates = questions_of(100)
+    many = {"history": [[0] * 45] * 100, "weights": [[1.0] * 45] * 100, "times": [[1] * 45] * 100}
+    asked = Queries(questions.queries.frame.with_columns(**{k: pl.Series(v) for k, v in many.items()}))
+    tight.fit(Questions(asked, questions.truth), candidates, NOBODY, ALIKE, log_of(), lm, seed=0)
+    assert {sum(ord(c) in SOFT for c in lesson.prompt) for lesson in seen} != {0}
+    assert min(sum(ord(c) in SOFT for c in lesson.prompt) for lesson in seen) > 15
+
+
+def test_erasing_finds_recorded_histories_by_their_soft_tokens(tmp_path: Path) -> None:
+    soft = SoftTokens.of(log_of())
+    prompts = [f"Enjoyed in this order: {soft.said(items)}" for items in ([0, 1, 2], [3, 4])]
+    ReplayLM(HashLM(), tmp_path).score(prompts, [["a"]] * 2)
+    assert forget(tmp_path, [soft.said([1, 2])]) == 1
+    assert forget(tmp_path, [soft.said([2, 1])]) == 0
 
 
 def test_opinions_do_not_depend_on_the_order_of_candidates(fitted: Fused, unseen: Any) -> None:

@@ -202,7 +202,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _plain(texts: pl.Series) -> pl.Series:
-    lower = texts.str.to_lowercase().str.replace_all(r"[\s\p{C}]+", " ").str.replace_all('["“”„«»]', "'")
+    """Characters for private use stay: some are soft tokens (`local.SOFT`), which tell of a history."""
+    lower = texts.str.to_lowercase().str.replace_all(r"[\s\p{Cc}\p{Cf}\p{Cn}]+", " ").str.replace_all('["“”„«»]', "'")
     return lower.str.strip_chars()
 
 

@@ -14,6 +14,8 @@ PAIRS_AT_ONCE = 10_000_000
 MAX_PAIRS = 100_000_000
 # How far apart two items still stand near each other, for the factors.
 WINDOW = 50
+# Items up to which factors are those of a dense matrix.
+DENSE = 1000
 
 
 def count_pairs(
@@ -79,10 +81,12 @@ def cooccurrence(histories: Histories, n_items: int, dim: int) -> Floats:
     found = np.zeros((n_items, dim), dtype=np.float32)
     rank = min(dim, n_items - 1, matrix.nnz)
     if rank > 0:
-        if n_items > 2 * dim:
+        if n_items > DENSE:
             left, values, _ = svds(matrix, k=rank, v0=np.ones(n_items, dtype=np.float32))
-        else:  # where most factors are asked for ARPACK is no help, and not the same twice where some weigh alike
-            left, values = (x[..., :rank] for x in np.linalg.svd(matrix.toarray())[:2])
+        else:  # ARPACK is not the same twice where factors weigh alike, as in few data they may
+            found_values, vectors = np.linalg.eigh(matrix.toarray())
+            largest = np.argsort(np.abs(found_values), kind="stable")[-rank:]
+            left, values = vectors[:, largest], np.abs(found_values[largest])
         # The sign of a singular vector is the library's whim: its largest entry is made positive.
         left *= np.sign(left[np.abs(left).argmax(axis=0), np.arange(rank)])
         found[:, :rank] = left * np.sqrt(np.maximum(values, 0))

@@ -64,11 +64,14 @@ class AdapterConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Lesson:
-    """A list to learn from: a prompt, the answer that is right after it, and others, in a fixed order, that are not."""
+    """A list to learn from: a prompt, the answer that is right after it, and others, in a fixed order, that are not.
+    plain : the prompt of a model that has no soft tokens, where that is another
+    """
 
     prompt: str
     right: str
     wrong: tuple[str, ...]
+    plain: str | None = None
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ def present(features: Sequence[Feature], candidates: Candidates) -> tuple[Featur
 
 
 def all_of_one(queries: Queries, candidates: Candidates) -> bool:
-    """Whether there is one query and some candidates, all of them its own. One query at a time is how the endpoint asks,
-    and a join would cost as much as all the rest."""
+    """Whether there is one query and some candidates, all of them its own. One query at a time is how the endpoint
+    asks, and a join would cost as much as all the rest."""
     asked = candidates.frame["query_id"]
     return len(queries) == 1 and len(asked) > 0 and bool((asked == queries.frame["query_id"][0]).all())
 

@@ -67,7 +67,7 @@ def train_adapter(
     student = worn(lm, model)
     learner = Learner(student, learned, empty, config.temperature)
     sizes = np.array([len(lesson.wrong) for lesson in learned], dtype=np.int64)
-    before = quality(lm, held_out, empty)
+    before = quality(lm, [replace(lesson, prompt=lesson.plain or lesson.prompt) for lesson in held_out], empty)
     schedule = Schedule(
         rate=config.rate,
         warmup=config.warmup,

@@ -134,7 +134,7 @@ def train_interpreter(
 
 
 def between(start: "Interpreter", learned: "Interpreter", share: float) -> "Interpreter":
-    """The network whose weights are so large a share of those learned, and for the rest those of `start`."""
+    """A network between two: `share` of the learned weights, and the rest of those of `start`."""
     before, found = start.state_dict(), deepcopy(learned)
     found.load_state_dict({k: (1 - share) * before[k] + share * value for k, value in learned.state_dict().items()})
     return found.eval()

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field
 from tqdm import tqdm
 
 from recsys.data.split import Questions
@@ -62,12 +62,6 @@ class PackedConfig(PromptedConfig):
     contrast: float = 0.0
     prior_items: int = Field(default=20_000, ge=0)
     adapter: AdapterConfig | None = None
-
-    @model_validator(mode="after")
-    def _learned(self) -> Self:
-        if "vectors" in self.conditions and self.adapter is None:
-            raise ValueError("conditions: 'vectors' are learned with an adapter: name one (reranker.adapter = {})")
-        return self
 
     def judge(self, prompt: Prompt, lm: LanguageModel, evidence: Evidence) -> "PackedJudge":
         """See `PromptedConfig.judge`."""
@@ -113,7 +107,8 @@ class PackedJudge(Prompted):
         # In an order that depends on the questions alone.
         rows = np.array([row for row in ids.arg_sort() if learns[heads.asked[row]]], dtype=np.int64)
         soft = SoftTokens.of(known) if "vectors" in self.config.conditions else None
-        learning = replace(self, soft=soft)
+        # What fits is counted as by the model that will have soft tokens, whichever ids these get.
+        learning = replace(self, soft=soft, lm=replace(model, soft=0)) if soft else self
         lessons = learning._lessons(heads.take(rows[: config.lists]), questions, profiles, catalog)
         if len(lessons) < ENOUGH:
             log.warning("reranker.adapter: %d lists with an answer are too few to learn from", len(lessons))
@@ -135,7 +130,8 @@ class PackedJudge(Prompted):
         for case, place in zip(map(self.fitting, cases), heads.answers(questions.truth), strict=True):
             texts = [self._answer(text) for text in case.items]
             wrong = tuple(sorted(set(texts) - {texts[place]}))
-            lessons.append(Lesson(self.prompt.render(case.about), texts[place], wrong))
+            plain = self.prompt.render(replace(case.about, vectors=""))
+            lessons.append(Lesson(self.prompt.render(case.about), texts[place], wrong, plain))
         return [lesson for lesson in lessons if lesson.wrong]
 
     def prepare(self, heads: Sequence[pl.DataFrame], catalog: Catalog) -> None:

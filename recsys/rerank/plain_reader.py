@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys.data.vocab import Histories
 from recsys.protocols import Floats, Ints
-from recsys.rerank.remembered import Read, remembering
+from recsys.rerank.remembered import Remembering
 
 if TYPE_CHECKING:
     from recsys.rerank.reader import Reader
@@ -37,7 +37,7 @@ class PlainReader:
     arrays: Mapping[str, Floats]
     blocks: int
     heads: int
-    _states: Read = field(init=False, repr=False, compare=False)
+    _states: Remembering = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         of_blocks = [
@@ -45,7 +45,7 @@ class PlainReader:
         ]
         if missing := {*WEIGHTS, *of_blocks} - self.arrays.keys():
             raise ValueError(f"the reader lacks {min(missing)}")
-        object.__setattr__(self, "_states", remembering(self._read_all, len(self.arrays["places"]) - 1))
+        object.__setattr__(self, "_states", Remembering(self._read_all, len(self.arrays["places"]) - 1))
 
     @classmethod
     def of(cls, reader: "Reader", tokens: Floats, bias: Floats) -> "PlainReader | None":

@@ -41,8 +41,10 @@ _QUOTES = str.maketrans({'"': "'", "“": "'", "”": "'", "„": "'", "«": "'"
 @dataclass(frozen=True)
 class About:
     """What a prompt says of a user, each part maybe empty: words about them and about people like them, their own
-    words, and titles of their history, oldest first: the last ones, and those that are near the candidates; last its
-    items as soft tokens."""
+    words, and titles of their history, oldest first: the last ones, and those that are near the candidates.
+
+    vectors : the history's items as soft tokens
+    """
 
     profile: str = ""
     recent: Sequence[str] = ()

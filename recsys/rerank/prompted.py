@@ -50,7 +50,8 @@ class PromptedConfig(FusedConfig):
     evidence   : how many near ones, beside those
     candidate  : a candidate is shown by its title or by its text, cut at 300 characters
     context    : tokens that a prompt and its answer may take; not set: what a local model takes, no limit for others.
-        What is too long loses history first, then evidence, then profile; a list that alone is too long is an error
+        What is too long loses history first, then evidence, persona, soft tokens, then profile; a list that alone is
+        too long is an error
     max_tokens, max_cost : a budget for as long as the reranker is loaded, in tokens and in the currency of the prices.
         When it is used up, the rest keeps the candidates' order, and the log says how many
     price_in, price_out  : of a million tokens sent and received
@@ -73,6 +74,12 @@ class PromptedConfig(FusedConfig):
     def _priced(self) -> Self:
         if self.max_cost is not None and not (self.price_in or self.price_out):
             raise ValueError("max_cost needs price_in and price_out")
+        return self
+
+    @model_validator(mode="after")
+    def _learned(self) -> Self:
+        if "vectors" in self.conditions and getattr(self, "adapter", None) is None:
+            raise ValueError("conditions: 'vectors' are learned: they need kind = \"packed\" with reranker.adapter")
         return self
 
     def judge(self, prompt: Prompt, lm: LanguageModel, evidence: Evidence) -> "Prompted":

@@ -25,7 +25,7 @@ from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array
 from recsys.rerank.hearing import Asked, Ear, EncoderSource, listen, summoned
 from recsys.rerank.judge import readable
-from recsys.rerank.remembered import Read, remembering
+from recsys.rerank.remembered import Remembering
 from recsys.rerank.told import Sentences, named_in
 from recsys.tables import Catalog, Profiles, Queries
 
@@ -127,10 +127,10 @@ class SequenceJudge:
     encoder_id: str
     encoder: EncoderSource
     table: tuple[Floats, Floats]
-    _states: Read = field(init=False, repr=False, compare=False)
+    _states: Remembering = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_states", remembering(self._read, self.network.size.length))
+        object.__setattr__(self, "_states", Remembering(self._read, self.network.size.length))
 
     @property
     def limits(self) -> bool:

@@ -1,9 +1,10 @@
 """Collaborative vectors as soft tokens of a language model: a past item in one token, by what it is met with.
 
-A title says what an item is, in a dozen tokens; factors of co-occurrence say what else its users meet, which no text
-does. A projector, learned together with LoRA (`lora`), puts them among the model's token embeddings (CoLLM: Zhang et
-al., 2023; LLaRA: Liao et al., SIGIR 2024). In a prompt a soft token is one character that Unicode leaves to private use
-(`lm.local`); what users and catalogs wrote is cleared of such characters (`prompt.plain`).
+A title takes a dozen tokens and says what an item is; the factors of its co-occurrence take one, and say what else
+those choose who choose it. A projector, learned together with LoRA (`lora`), puts them among the model's token
+embeddings (CoLLM: Zhang et al., 2023; LLaRA: Liao et al., SIGIR 2024). In a prompt a soft token is one character that
+Unicode leaves to private use (`lm.local`); what users and catalogs wrote is cleared of such characters
+(`prompt.plain`).
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ DIM, MOST = 64, len(SOFT)
 _ITEMS, _PROJECTOR = "soft.parquet", "soft.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SoftTokens:
     """ids : (items,) ascending; vectors : (items, dim) float32 of unit length; weight (width, dim) and bias (width,) of
     the projector, None before it is learned."""
@@ -65,4 +66,7 @@ class SoftTokens:
             return None
         with readable(folder / _ITEMS, "soft tokens"):
             frame, learned = pl.read_parquet(folder / _ITEMS), load_file(folder / _PROJECTOR)
-            return cls(frame["item_id"], frame["vector"].to_numpy(), learned["weight"], learned["bias"])
+            found = cls(frame["item_id"], frame["vector"].to_numpy(), learned["weight"], learned["bias"])
+            if learned["weight"].shape != (len(learned["bias"]), found.vectors.shape[1]):
+                raise ValueError("vectors and projector are of different sizes")
+            return found
