@@ -212,15 +212,13 @@ def test_a_profile_counts_only_where_there_is_no_history(judge: SequenceJudge, c
 def test_who_asks_again_is_not_read_again_and_a_profile_stays_with_its_own(
     judge: SequenceJudge, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a profile adds is not written into the state of an empty history."""
-    queries, _, profiles, _ = case
-    past = pl.col("history").list.len() > 0
-    one, nobody = (Queries(queries.frame.filter(some).head(1)) for some in (past, ~past))
+    (queries, _, profiles, _), events = case, pl.col("history").list.len()
+    one, nobody = (Queries(queries.frame.filter(some).head(1)) for some in (events > 0, events == 0))
     fresh = replace(judge)  # remembers nothing yet
-    alone = fresh.scores(nobody, Profiles(profiles.frame.clear()))
-    told = Profiles(profiles.frame.with_columns(text=pl.lit("You are unusually fond of horror.")))
-    assert np.abs(fresh.scores(nobody, told) - alone).max() > 1e-3
-    np.testing.assert_array_equal(fresh.scores(nobody, Profiles(profiles.frame.clear())), alone)
+    nothing = Profiles(profiles.frame.clear())
+    alone, told = fresh.scores(nobody, nothing), profiles.frame.with_columns(text=pl.lit("You are fond of horror."))
+    assert np.abs(fresh.scores(nobody, Profiles(told)) - alone).max() > 1e-3
+    np.testing.assert_array_equal(fresh.scores(nobody, nothing), alone)
     first = fresh.scores(one, profiles)
     monkeypatch.setattr(type(judge.network), "states", None)  # is not asked again
     np.testing.assert_array_equal(fresh.scores(one, profiles), first)
