@@ -134,7 +134,8 @@ class PlainReader:
 def _gelu(x: Floats) -> Floats:
     """With the error function to 1.5e-7 by Abramowitz and Stegun's formula 7.1.26; scipy's took twice as long.
 
-    Some at a time and in place: for large arrays each step asks the system for memory, which takes longer than the step.
+    Some at a time and in place: for large arrays each step asks the system for memory, and waits longer for it than it
+    takes.
     """
     found = np.empty_like(x)
     flat, into = x.reshape(-1), found.reshape(-1)
