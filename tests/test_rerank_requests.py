@@ -1,5 +1,6 @@
 """Requests that are written for training, and what is understood of requests."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,25 @@ def said(phrase: str) -> set[str]:
 @pytest.mark.parametrize("kind", ["want", "two", "era", "no", "none", "like", "newer", "older"])
 def test_no_held_out_phrase_is_nearly_one_of_training(kind: str, other: Path) -> None:
     """Seven tenths of the words of both together, slots included, would make it the same phrase with an extra."""
-    phrases = [taught for taught in Wording.read().phrases[kind] if taught != f"{{{kind}}}"]  # a value alone is none
+    phrases = [
+        taught for taught in (Wording.read() + Wording.more()).phrases[kind] if taught != f"{{{kind}}}"
+    ]  # a value alone is none
     for held in Wording.read(other).phrases[kind]:
         nearest = max(phrases, key=lambda taught: _overlap(held, taught))
         assert _overlap(held, nearest) < 0.7, (held, nearest)
+
+
+def test_more_refusals_are_refusals_and_no_others_than_those_of_their_own() -> None:
+    plain, more = Wording.read(), Wording.more()
+    slots = {"no": ["{no}"], "none": ["{no}", "{other}"], "no era": ["{era}"]}
+    assert set(more.phrases) == set(slots)
+    for kind, lines in more.phrases.items():
+        assert not set(lines) & set(plain.phrases[kind])
+        assert len(set(lines)) == len(lines)
+        assert all(sorted(re.findall(r"\{\w+\}", line)) == slots[kind] for line in lines)
+    both = plain + more
+    assert both.phrases["no"] == (*plain.phrases["no"], *more.phrases["no"])  # the plainest stays the first
+    assert both.phrases["want"] == plain.phrases["want"]
 
 
 def _overlap(one: str, other: str) -> float:

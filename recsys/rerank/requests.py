@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ PLAIN = 0.2
 # "the 1990s" is also said in words.
 TENS = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
 DECADES = dict(zip(range(20, 100, 10), TENS, strict=True))
+_PHRASES = resources.files("recsys.rerank") / "phrases"
 _YEAR = r"\((1[89]\d\d|20\d\d)\)\s*$"
 
 
@@ -154,18 +156,21 @@ class Wording:
     @classmethod
     def read(cls, path: Path | None = None) -> "Wording":
         """The packaged wording, or a file's. Errors: `SpecError` naming the file and the kind that it lacks."""
-        source = path or resources.files("recsys.rerank") / "phrases" / "requests.txt"
-        found: dict[str, list[str]] = {}
-        kind = ""
-        for line in source.read_text("utf-8").splitlines():
-            if line.startswith("["):
-                kind = line.strip("[]")
-            elif line.strip() and not line.startswith("#"):
-                found.setdefault(kind, []).append("" if line == "-" else line)
+        source = path or _PHRASES / "requests.txt"
+        found = _phrases(source)
         for needed in ("open", "close", "want", "two", "era", "no", "none", "like", "newer", "older"):
             if needed not in found:
                 raise SpecError(f"{source}: the kind [{needed}] is missing")
-        return cls({kind: tuple(lines) for kind, lines in found.items()})
+        return cls(found)
+
+    @classmethod
+    def more(cls) -> "Wording":
+        """Packaged refusals that catalogs' own training has beside the others."""
+        return cls(_phrases(_PHRASES / "refusals.txt"))
+
+    def __add__(self, other: "Wording") -> "Wording":
+        both = {**self.phrases, **other.phrases}
+        return Wording({kind: (*self.phrases.get(kind, ()), *other.phrases.get(kind, ())) for kind in both})
 
     def split(self) -> tuple["Wording", "Wording"]:
         """Nine tenths of the phrasings of each kind, the plainest among them, and the rest: at least one on either
@@ -177,6 +182,18 @@ class Wording:
             most[kind] = tuple(lines[i] for i in order[:cut])
             rest[kind] = tuple(lines[i] for i in order[cut:]) or most[kind]
         return Wording(most), Wording(rest)
+
+
+def _phrases(source: Path | Traversable) -> dict[str, tuple[str, ...]]:
+    """The lines below each [kind]; "-" is nothing said."""
+    found: dict[str, list[str]] = {}
+    kind = ""
+    for line in source.read_text("utf-8").splitlines():
+        if line.startswith("["):
+            kind = line.strip("[]")
+        elif line.strip() and not line.startswith("#"):
+            found.setdefault(kind, []).append("" if line == "-" else line)
+    return {kind: tuple(lines) for kind, lines in found.items()}
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class Course:
         histories = vocab.histories(query_histories(school.before))
         texts = item_vectors(school.catalog, vocab)
         taught, kept = Wording.read().split()
-        writer = replace(writer_of(school.catalog, vocab, histories), wording=taught)
+        writer = replace(writer_of(school.catalog, vocab, histories), wording=taught + Wording.more())
         tester = replace(writer, wording=kept, plain=0.0)
         frequency = np.bincount(histories.items, minlength=len(vocab))
         ear, report = ear_of(config, writer, tester, frequency, texts, school.encoder, school.settings, seed)
