@@ -13,9 +13,9 @@ from checks import HashLM
 from recsys import bundle, erasure
 from recsys.candidates import AlsConfig, FusionConfig, PopularConfig, TransitionsConfig
 from recsys.data import files
-from recsys.erasure import Erased, erased, forget
+from recsys.erasure import Erased, _InBundle, erased, forget
 from recsys.errors import BundleError, StorageError
-from recsys.lm import LMConfig
+from recsys.lm import LMConfig, replay
 from recsys.lm.replay import ReplayLM
 from recsys.profiles import ProfilesConfig, summarize
 from recsys.profiles.edits import NO_DISLIKE, Edit, Edits
@@ -23,6 +23,7 @@ from recsys.profiles.store import Store
 from recsys.profiles.template import sentences
 from recsys.profiles.versions import ProfileStore, Version, open_store
 from recsys.rerank.prompt import About, Prompt
+from recsys.rerank.soft import SoftTokens
 from recsys.settings import Settings
 from recsys.spec import Spec, fit
 from recsys.tables import InteractionLog, Queries, query_histories
@@ -181,6 +182,23 @@ def test_a_profile_that_no_model_wrote_is_found_in_prompts_too(place: Place, lin
     assert all(text[:300] in every_word(place.replay) for text in told)
     forget([user], bundle=place.bundle, replay=place.replay)
     assert [text for text in told if text[:300] in every_word(place.replay)] == []
+
+
+def test_a_history_in_soft_tokens_is_found_in_prompts_too(place: Place, line: Any) -> None:
+    dataset, _ = line
+    found = SoftTokens.of(dataset.log)
+    folder = place.bundle / "reranker" / "judge" / "adapter"
+    folder.mkdir(parents=True)
+    weight = np.zeros((8, found.vectors.shape[1]), dtype=np.float32)
+    dataclasses.replace(found, weight=weight, bias=weight[:, 0].copy()).save(folder)
+    histories = dict(query_histories(dataset.log).frame.select("user_id", "history").iter_rows())
+    own = found.said(histories[place.users[0]])
+    other = 3 * own[-1]  # somebody who comes back to the last item
+    ReplayLM(HashLM(), place.replay).score([f"in this order: {said}" for said in (own, other)], [["a"]] * 2)
+    words = _InBundle.of(place.bundle, [place.users[0]]).words()
+    assert {own[:2], own[-2:]} <= words
+    replay.forget(place.replay, sorted(words))
+    assert [said in every_word(place.replay) for said in (own, other)] == [False, True]
 
 
 def test_a_profile_is_found_as_it_was_after_each_edit(place: Place, line: Any) -> None:
