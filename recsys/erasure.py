@@ -163,7 +163,7 @@ class _InBundle:
             named = [f'"{plain(titles[item], TITLE_CHARS)}"' for item in items if item in titles]
             told.update(SEPARATOR.join(pair) for pair in pairwise(named))
             if soft is not None:
-                told.update(said for pair in pairwise(items) if len(said := soft.said(pair)) > 1)
+                told.update(map("".join, pairwise(soft.said(items))))  # as prompts have them
         return told.union(_facts(now, self.wordings), _facts(earlier, self.wordings, _TITLES))
 
     def as_edited(self, store: ProfileStore) -> Iterator[str]:

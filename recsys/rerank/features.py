@@ -107,7 +107,7 @@ class Ranked:
     @property
     def places(self) -> Ints:
         """(rows,) 0 for the best of each list, then 1, and so on."""
-        return np.asarray(np.arange(self.sizes.sum()) - np.repeat(self.starts, self.sizes), dtype=np.int64)
+        return _places(self.sizes)
 
     def head(self, n: int | Ints) -> Self:
         """The first `n` of each list; n : one number, or (lists,)."""
@@ -125,8 +125,7 @@ class Ranked:
     def rows(self, lists: npt.NDArray[np.integer]) -> Ints:
         """The rows of some of the lists, in the order given."""
         sizes = self.sizes[lists]
-        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return np.asarray(within + np.repeat(self.starts[lists], sizes), dtype=np.int64)
+        return np.asarray(_places(sizes) + np.repeat(self.starts[lists], sizes), dtype=np.int64)
 
     def frames(self) -> list[pl.DataFrame]:
         """A frame for each list, without a copy."""
@@ -141,6 +140,11 @@ class Ranked:
         places = np.full(len(self), -1, dtype=np.int64)
         places[found["list"].to_numpy()] = found["place"].to_numpy()
         return places
+
+
+def _places(sizes: Ints) -> Ints:
+    """0, 1, 2, ... within each of some lists of these sizes, one after the other."""
+    return np.asarray(np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes), dtype=np.int64)
 
 
 def candidate_codes(vocab: Vocab, items: pl.Series) -> Codes:

@@ -130,7 +130,7 @@ class PackedJudge(Prompted):
         for case, place in zip(map(self.fitting, cases), heads.answers(questions.truth), strict=True):
             texts = [self._answer(text) for text in case.items]
             wrong = tuple(sorted(set(texts) - {texts[place]}))
-            plain = self.prompt.render(replace(case.about, vectors=""))
+            plain = self.prompt.render(replace(case.about, vectors="")) if case.about.vectors else None
             lessons.append(Lesson(self.prompt.render(case.about), texts[place], wrong, plain))
         return [lesson for lesson in lessons if lesson.wrong]
 
