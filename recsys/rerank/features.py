@@ -176,24 +176,28 @@ def compute(names: Sequence[str], lists: Ranked, counts: Mapping[Id, int], lm: A
 
     Errors: `DataError` where "content" is asked for and these candidates have no such source.
     """
-    columns: list[Array] = []
-    for name in names:
+    return dict(zip(names, standardise(raw(names, lists, counts, lm), lists.sizes).T, strict=True))
+
+
+def raw(names: Sequence[str], lists: Ranked, counts: Mapping[Id, int], lm: Array | None = None) -> Array:
+    """(rows, names) the same as they are, not standardised. Errors: as of `compute`."""
+    found = np.empty((len(lists.frame), len(names)))
+    sources = lists.sources
+    for column, name in enumerate(names):
         if name == "score":
-            raw = lists.frame["score"].to_numpy()
+            found[:, column] = lists.frame["score"].to_numpy()
         elif name == "log_rank":
-            raw = -np.log1p(lists.places)
+            found[:, column] = -np.log1p(lists.places)
         elif name == "log_popularity":
             items = lists.frame["item_id"].to_list()
-            raw = np.log1p(np.fromiter((counts.get(item, 0) for item in items), dtype=np.float64, count=len(items)))
+            events = np.fromiter((counts.get(item, 0) for item in items), dtype=np.float64, count=len(items))
+            found[:, column] = np.log1p(events)
         elif name == "lm" and lm is not None:
-            raw = lm
-        elif (column := _CONTENT if name == "content" else name) in lists.sources:
-            raw = lists.frame[column].to_numpy()  # nulls become NaN
-            lowest = np.nan_to_num(np.fmin.reduceat(raw, lists.starts)) if len(raw) else raw
-            raw = np.where(np.isnan(raw), np.repeat(lowest, lists.sizes), raw)
+            found[:, column] = lm
+        elif (source := _CONTENT if name == "content" else name) in sources:
+            given = lists.frame[source].to_numpy()  # nulls become NaN
+            lowest = np.nan_to_num(np.fmin.reduceat(given, lists.starts)) if len(given) else given
+            found[:, column] = np.where(np.isnan(given), np.repeat(lowest, lists.sizes), given)
         else:
             raise DataError(f"candidates lack the feature '{name}' that the reranker was fitted with")
-        columns.append(np.asarray(raw, dtype=np.float64))
-    if not columns:
-        return {}
-    return dict(zip(names, standardise(np.stack(columns, axis=1), lists.sizes).T, strict=True))
+    return found

@@ -278,10 +278,29 @@ def _reordered(lists: Ranked, heads: Ranked, scores: Array, sound: npt.NDArray[n
     """
     rounded = np.round(scores, 9)
     best_first = np.lexsort((-rounded, heads.lists))
+    if heads is lists and sound.all():  # all there is, as mostly where one asks at a time
+        order, after, ranks = best_first, rounded[best_first], lists.places + 1
+        frame = lists.frame[pl.Series(order.astype(np.uint32))]
+        served_by = pl.Series("served_by", ["reranker"], dtype=pl.String).new_from_index(0, len(frame))
+    else:
+        order, after, head = _with_the_rest(lists, heads, rounded, best_first, sound)
+        frame = lists.frame[pl.Series(order)]
+        ranks = np.where(np.repeat(sound, lists.sizes), lists.places + 1, frame["rank"].to_numpy())
+        served_by = frame["served_by"].zip_with(pl.Series(~head), pl.Series(["reranker"], dtype=pl.String))
+    # Column by column: for one request a query of polars costs more than all of this.
+    for column in (pl.Series("score", after), pl.Series("rank", ranks), served_by):
+        frame.replace_column(frame.get_column_index(column.name), column)
+    return frame
+
+
+def _with_the_rest(
+    lists: Ranked, heads: Ranked, rounded: Array, best_first: Ints, sound: npt.NDArray[np.bool_]
+) -> tuple[Ints, Array, npt.NDArray[np.bool_]]:
+    """(rows,) the row that comes in each place, its score, and whether a sound head's."""
     lowest = np.minimum.reduceat(rounded, heads.starts) if len(heads) else rounded
-    place, row = lists.places, np.arange(len(lists.frame))
+    row = np.arange(len(lists.frame))
     heard = np.repeat(sound, lists.sizes)
-    inside = place < np.repeat(heads.sizes, lists.sizes)
+    inside = lists.places < np.repeat(heads.sizes, lists.sizes)
     head, tail = inside & heard, ~inside & heard
     moved = heard[inside]  # of the heads' rows
     order = row.copy()
@@ -291,13 +310,4 @@ def _reordered(lists: Ranked, heads: Ranked, scores: Array, sound: npt.NDArray[n
     after[head] = rounded[best_first][moved]
     of = lists.lists[tail]
     after[tail] = lowest[of] - 1 - (before[(lists.starts + heads.sizes)[of]] - before[tail])
-    frame = lists.frame[pl.Series(order)]
-    served_by = frame["served_by"].zip_with(pl.Series(~head), pl.Series(["reranker"], dtype=pl.String))
-    # Column by column: for one request a query of polars costs more than all of this.
-    for column in (
-        pl.Series("score", after),
-        pl.Series("rank", np.where(heard, place + 1, frame["rank"].to_numpy())),
-        served_by,
-    ):
-        frame.replace_column(frame.get_column_index(column.name), column)
-    return frame
+    return order, after, head

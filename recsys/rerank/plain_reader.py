@@ -132,28 +132,26 @@ class PlainReader:
 
 
 def _gelu(x: Floats) -> Floats:
-    """With the error function to 1.5e-7 by Abramowitz and Stegun's formula 7.1.26; scipy's took twice as long.
+    """x * Phi(x), as max(x, 0) - |x| * Phi(-|x|); Phi from the error function to 1.5e-7 by Abramowitz and Stegun's
+    formula 7.1.26, since scipy's took twice as long.
 
     Some at a time and in place: for large arrays each step asks the system for memory, and waits longer for it than it
     takes.
     """
-    found = np.empty_like(x)
+    found = np.maximum(x, 0)
     flat, into = x.reshape(-1), found.reshape(-1)
     for at in range(0, len(flat), AT_ONCE):
-        part = flat[at : at + AT_ONCE]
-        away = np.abs(part)
-        away *= np.float32(0.5**0.5)
-        t = away * np.float32(0.3275911)
+        away = np.abs(flat[at : at + AT_ONCE])
+        t = away * np.float32(0.3275911 * 0.5**0.5)
         t += 1
         np.reciprocal(t, out=t)
-        tail = t * np.float32(1.061405429)
+        tail = t * np.float32(1.061405429 / 2)
         for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-            tail += np.float32(coefficient)
+            tail += np.float32(coefficient / 2)
             tail *= t
+        tail *= away
         away *= away
-        tail *= np.exp(np.negative(away, out=away), out=away)
-        erf = np.copysign(np.subtract(1, tail, out=tail), part, out=tail)
-        erf += 1
-        erf *= np.float32(0.5)
-        np.multiply(erf, part, out=into[at : at + AT_ONCE])
+        away *= np.float32(-0.5)
+        tail *= np.exp(away, out=away)
+        into[at : at + AT_ONCE] -= tail
     return found

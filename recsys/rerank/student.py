@@ -23,7 +23,7 @@ from recsys.errors import BundleError
 from recsys.protocols import Floats, Ints
 from recsys.rerank.choosing import PairwiseConfig, SetwiseConfig
 from recsys.rerank.endpoint import EndpointConfig
-from recsys.rerank.features import Ranked, candidate_codes, compute
+from recsys.rerank.features import Ranked, candidate_codes, raw
 from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array, standardise
 from recsys.rerank.hearing import Asked, Ear, EncoderSource, listen, summoned
@@ -39,6 +39,8 @@ EarSource = Callable[[], Ear]
 HALF_LIVES = (0.7, 2.0, 8.0, 40.0)
 # Last events of a history that are read.
 LENGTH = 100
+# What each of them counts, last event last: (LENGTH, half-lives).
+_FADING = (0.5 ** (np.arange(LENGTH)[::-1, None] / np.array(HALF_LIVES))).astype(np.float32)
 # Lists that are judged at once.
 ROWS = 256
 _FILE, _READER = "judge.json", "reader."
@@ -254,19 +256,14 @@ def past_of(histories: Histories, like: Ints, items: Floats) -> Floats:
     """(histories, (HALF_LIVES + 1) * width + 1): means of the items of each, the later the heavier; the item that is
     named, zeros where `like` (histories,) is -1; and a one."""
     n, width = len(histories), items.shape[1]
-    recent = histories.lags() < LENGTH
-    rows, lags, codes = histories.rows()[recent], histories.lags()[recent], histories.items[recent]
-    past = np.zeros((n, len(HALF_LIVES), width), dtype=np.float32)
-    if len(codes):
-        weights = 0.5 ** (lags[:, None] / np.array(HALF_LIVES, dtype=np.float32))
-        some, starts = np.unique(rows, return_index=True)
-        ends = np.append(starts[1:], len(rows))
-        known = items[codes]
-        for row, start, end in zip(some, starts, ends, strict=True):
-            own = weights[start:end]
-            past[row] = own.T @ known[start:end] / own.sum(axis=0)[:, None]
-    named = items[np.maximum(like, 0)] * (like >= 0)[:, None]
-    return np.hstack([past.reshape(n, -1), named, np.ones((n, 1), dtype=np.float32)], dtype=np.float32)
+    past = np.zeros((n, len(HALF_LIVES) + 1, width), dtype=np.float32)
+    sizes = np.minimum(np.diff(histories.indptr), LENGTH)
+    for row in np.flatnonzero(sizes):
+        end = histories.indptr[row + 1]
+        own = _FADING[LENGTH - sizes[row] :]
+        past[row, :-1] = own.T @ items[histories.items[end - sizes[row] : end]] / own.sum(axis=0)[:, None]
+    past[:, -1] = items[np.maximum(like, 0)] * (like >= 0)[:, None]
+    return np.hstack([past.reshape(n, -1), np.ones((n, 1), dtype=np.float32)])
 
 
 def said(queries: Queries, profiles: Profiles) -> tuple[list[str], list[str]]:
@@ -305,6 +302,5 @@ def expected(reader: PlainReader | None, histories: Histories, own: Ints, codes:
 
 def features_of(names: Sequence[str], lists: Ranked, popularity: Floats, seen: Sequence[Floats]) -> Floats:
     """(rows, names + 1 or 2) features, standardised within each list: by name, popularity, and what was `seen`."""
-    found = compute(names, lists, {})
-    others = standardise(np.stack([popularity, *seen], axis=1).astype(np.float64), lists.sizes)
-    return np.stack([*(found[name] for name in names), *others.T], axis=1).astype(np.float32)
+    found = np.column_stack([raw(names, lists, {}), popularity, *seen])
+    return standardise(found, lists.sizes).astype(np.float32)
