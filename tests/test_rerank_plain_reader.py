@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from test_rerank_sequence import SMALL, school_of
@@ -23,6 +24,7 @@ from recsys.rerank.reader import states_after
 from recsys.rerank.sequence import SequenceJudge
 from recsys.rerank.student import StudentJudge
 from recsys.rerank.train import Course, School
+from recsys.tables import Queries
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +80,60 @@ def test_any_number_of_blocks(teacher: SequenceJudge, blocks: int) -> None:
 def test_who_asks_again_is_not_read_again(reader: PlainReader, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = replace(reader)
     first = fresh.expects(some(9))
-    monkeypatch.setattr(PlainReader, "_read", None)
-    assert fresh.expects(some(9)) is first
+    monkeypatch.setattr(PlainReader, "_blocks", None)
+    np.testing.assert_array_equal(fresh.expects(some(9)), first)
     with pytest.raises(TypeError):
         fresh.expects(some(8))
 
 
-def test_batch_equals_singles_and_order_changes_nothing(reader: PlainReader) -> None:
-    histories = some(4, 0, 20, 9, 1)
-    whole = reader.expects(histories)
-    for row in range(5):
-        np.testing.assert_allclose(reader.expects(histories.slice(row, row + 1))[0], whole[row], atol=1e-5)
-    turned = np.array([3, 1, 4, 0, 2])
-    np.testing.assert_allclose(reader.expects(histories.take(turned)), whole[turned], atol=1e-5)
+def test_a_new_event_costs_one_token_and_comes_to_the_same(
+    reader: PlainReader, teacher: SequenceJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From no event on, up to as many as are read and beyond, one by one and some at a time."""
+    fresh, whole, read = replace(reader), some(SMALL.length + 3), []
+    real = PlainReader._blocks
+
+    def counted(self: PlainReader, x: Any, ends: Any, kept: Any = None) -> Any:
+        read.append(x.shape[1])
+        return real(self, x, ends, kept)
+
+    monkeypatch.setattr(PlainReader, "_blocks", counted)
+    ends = [0, 1, 2, 5, *range(6, SMALL.length + 3)]
+    found = [fresh.expects(upto(whole, end))[0] for end in ends]
+    tokens = torch.from_numpy(teacher.table[0])
+    with torch.inference_mode():
+        wanted = [teacher.network.read(states_after(teacher.network, upto(whole, end), tokens), tokens) for end in ends]
+    np.testing.assert_allclose(found, [expected[0].numpy() for expected in wanted], atol=2e-5)
+    steps = np.diff([-1, *(end for end in ends if end <= SMALL.length)]).tolist()
+    assert read == steps + [SMALL.length + 1] * 2
+
+
+def upto(histories: Histories, end: int) -> Histories:
+    part = (column[:end] for column in (histories.items, histories.weights, histories.times))
+    return Histories(np.array([0, end]), *part)
+
+
+def test_a_judge_goes_on_from_what_it_has_read(
+    teacher: SequenceJudge, world_split: Any, school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = world_split.questions("test").queries
+    last = Queries(queries.frame.filter(pl.col("history").list.len() == 12).head(1))
+    before = Queries(last.frame.with_columns(pl.col("history", "times", "weights").list.head(11)))
+    profiles = school.describe.as_of(last)
+    both = Queries(pl.concat([last.frame, last.frame.with_columns(pl.col("query_id") + 1)]))
+    wanted = replace(teacher).scores(both, profiles)  # a batch is read by torch, whole
+    given = []
+    real = PlainReader.follow
+
+    def counted(self: PlainReader, kept: Any, items: Any) -> Any:
+        given.append(len(items))
+        return real(self, kept, items)
+
+    monkeypatch.setattr(PlainReader, "follow", counted)
+    judge = replace(teacher)
+    judge.scores(before, profiles)
+    np.testing.assert_allclose(judge.scores(last, profiles)[0], wanted[0], atol=1e-4)
+    assert given == [11, 1]
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ import copy
 import numpy as np
 import pytest
 
-from recsys.data.vocab import Histories
+from recsys.data.vocab import Codes, Histories
 from recsys.protocols import Floats
-from recsys.rerank.remembered import Remembering
+from recsys.rerank import remembered
+from recsys.rerank.remembered import Kept, Remembering
 
 
 def histories_of(*rows: list[int]) -> Histories:
@@ -76,3 +77,61 @@ def test_nobody_writes_into_what_is_remembered() -> None:
     states = Remembering(Reader(), 3)
     with pytest.raises(ValueError, match="read-only"):
         states(histories_of([1]))[0, 0] = 7
+
+
+class Follower:
+    """Sums up items; what it keeps is the sum so far, of how many."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[bool, list[int]]] = []
+
+    def __call__(self, kept: Kept | None, items: Codes) -> tuple[Floats, Kept]:
+        self.given.append((kept is not None, items.tolist()))
+        before = np.zeros((1, 2), dtype=np.float32) if kept is None else kept[0]
+        found = before + np.array([[items.sum(), len(items)]], dtype=np.float32)
+        return found, (found.copy(),)
+
+
+def test_only_new_events_are_read() -> None:
+    reader, follower = Reader(), Follower()
+    states = Remembering(reader, 100, follower)
+    for items in ([1, 2], [1, 2, 3], [1, 2, 3], [1, 2, 3, 4, 5], [9, 2, 3, 4, 5, 6]):
+        np.testing.assert_array_equal(states(histories_of(items)), [[sum(items), len(items)]])
+    assert follower.given == [(False, [1, 2]), (True, [3]), (True, [4, 5]), (False, [9, 2, 3, 4, 5, 6])]
+    assert not reader.asked
+
+
+def test_the_first_event_follows_on_none() -> None:
+    follower = Follower()
+    states = Remembering(Reader(), 100, follower)
+    states(histories_of([]))
+    np.testing.assert_array_equal(states(histories_of([7])), [[7, 1]])
+    assert follower.given == [(False, []), (True, [7])]
+
+
+def test_many_new_events_are_read_with_the_rest() -> None:
+    follower = Follower()
+    states = Remembering(Reader(), 100, follower)
+    states(histories_of([1]))
+    states(histories_of(list(range(1, 2 + remembered.NEW))))
+    states(histories_of(list(range(1, 3 + 2 * remembered.NEW))))
+    assert [known for known, _ in follower.given] == [False, True, False]
+
+
+def test_where_what_is_read_moves_on_it_is_read_anew() -> None:
+    follower = Follower()
+    states = Remembering(Reader(), 3, follower)
+    for items in ([1, 2], [1, 2, 3], [1, 2, 3, 4]):
+        states(histories_of(items))
+    assert follower.given == [(False, [1, 2]), (True, [3]), (False, [2, 3, 4])]
+    assert not states._kept, "nobody can go on from a full history"
+
+
+def test_how_to_go_on_is_kept_of_the_last_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered, "FOLLOWED", 2)
+    follower = Follower()
+    states = Remembering(Reader(), 100, follower)
+    for items in ([1], [2], [3], [1, 5], [3, 5]):
+        states(histories_of(items))
+    assert follower.given == [(False, [1]), (False, [2]), (False, [3]), (False, [1, 5]), (True, [5])]
+    assert len(states._kept) == 2

@@ -25,6 +25,7 @@ from recsys.rerank.fused import FusedConfig
 from recsys.rerank.fusion import Array
 from recsys.rerank.hearing import Asked, Ear, EncoderSource, listen, summoned
 from recsys.rerank.judge import readable
+from recsys.rerank.plain_reader import PlainReader
 from recsys.rerank.remembered import Remembering
 from recsys.rerank.told import Sentences, named_in
 from recsys.tables import Catalog, Profiles, Queries
@@ -130,7 +131,9 @@ class SequenceJudge:
     _states: Remembering = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_states", Remembering(self._read, self.network.size.length))
+        plain = PlainReader.of(self.network, *self.table)
+        follow = plain.follow if plain is not None and plain.blocks else None
+        object.__setattr__(self, "_states", Remembering(self._read, self.network.size.length, follow))
 
     @property
     def limits(self) -> bool:

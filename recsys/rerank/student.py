@@ -30,7 +30,7 @@ from recsys.rerank.hearing import Asked, Ear, EncoderSource, listen, summoned
 from recsys.rerank.judge import readable
 from recsys.rerank.listwise import ListwiseConfig
 from recsys.rerank.packed import PackedConfig
-from recsys.rerank.plain_reader import PlainReader
+from recsys.rerank.plain_reader import PlainReader, one_thread
 from recsys.rerank.sequence import SequenceConfig, profiles_read
 from recsys.tables import Catalog, Profiles, Queries
 
@@ -154,8 +154,7 @@ class StudentJudge:
             lists = Ranked.joined(heads[at : at + ROWS])
             own = rows[at : at + ROWS]
             codes = coded(self.vocab, lists)
-            # Products of a request are so small that a second thread costs more than it saves.
-            with _libraries().limit(limits=1, user_api="blas"):
+            with one_thread():
                 past = past_of(histories.take(own), like[own], self.arrays["items"])
                 seen = expected(self.reader, histories.take(own), lists.lists, codes)
                 features = features_of(self.names, lists, self.arrays["popularity"][codes], seen)
@@ -214,14 +213,6 @@ class StudentJudge:
 
         ear = cache(hear) if (folder / "ear").exists() else None
         return cls(config, vocab, names, arrays, encoder_id, encoder, ear, reader)
-
-
-@cache
-def _libraries() -> Any:
-    """What computes products, looked up once: that takes longer than a request."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
 
 
 # The weights that `forward` reads.

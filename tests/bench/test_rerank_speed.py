@@ -2,8 +2,9 @@
 
 Speed does not depend on what was learned, so the sequence reranker is trained for one epoch on 300 users of ml-1m, with
 the whole catalog, and is told to listen to its network; so is the student. Nothing is known from query to query, but
-where it says "again": there everybody asked before, and nothing has happened since. Bars hold for CPU time where they
-compare: it depends less on who else uses the machine; a request waits wall time.
+where it says "again": there everybody asked before, and nothing has happened since, or one event, of users whose
+history is not longer than what is read. Bars hold for CPU time where they compare: it depends less on who else uses the
+machine; a request waits wall time.
 """
 
 import resource
@@ -79,6 +80,12 @@ def singles(case: Case, n: int) -> list[Case]:
     return found
 
 
+def grown(reranker: Fused, earlier: Case, later: Case) -> tuple[float, float]:
+    """What a request costs after another before the last event."""
+    reranker.rerank(*earlier)
+    return cost(lambda: reranker.rerank(*later))
+
+
 @pytest.fixture(scope="module")
 def trained(real_data: Callable[[str], Path], encoder: Any, weights_settings: Any) -> tuple[Fused, Fused, Case]:
     from recsys.data.ingest import read_dataset
@@ -124,6 +131,17 @@ def test_the_sequence_reranker_against_packed_text_and_separate_prompts(
         cost(lambda s=s: list(student.judge.opinions([s.candidates.frame], s.queries, s.profiles, s.catalog)))  # type: ignore[misc]
         for s in singles(case, SINGLE)
     ]
+    shorter = pl.col("history").list.len().is_between(2, QUICK.length)
+    growing = case._replace(queries=Queries(case.queries.frame.filter(shorter)))
+    events = pl.col("history", "weights", "times")
+    lacking = growing._replace(
+        queries=Queries(growing.queries.frame.with_columns(events.list.head(pl.col("history").list.len() - 1)))
+    )
+    steps = list(zip(singles(lacking, SINGLE), singles(growing, SINGLE), strict=True))
+    after = {
+        name: [grown(reranker, *step) for step in steps]
+        for name, reranker in (("sequence", sequence), ("student", student))
+    }
     by_student = cost(lambda: Fallback(student).rerank(*case))
     said = pl.lit("a light comedy from the nineties, no horror")
     asking = case._replace(queries=Queries(case.queries.frame.with_columns(request=said)))
@@ -146,9 +164,11 @@ def test_the_sequence_reranker_against_packed_text_and_separate_prompts(
     rows = [
         row("sequence", one[WARM_UP:]),
         row("sequence, again", again[WARM_UP:]),
+        row("sequence, again after an event", after["sequence"][WARM_UP:]),
         row("sequence, again with a request", told[WARM_UP:]),
         row("student", pupil[WARM_UP:]),
         row("student, again", pupil_again[WARM_UP:]),
+        row("student, again after an event", after["student"][WARM_UP:]),
         row("student, its opinion alone, again", alone[WARM_UP:]),
         row("packed", text),
         row("separate prompts", separate, DEPTH / SOME),
