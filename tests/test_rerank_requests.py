@@ -153,6 +153,9 @@ def test_one_item_alone_can_still_be_asked_for(catalog: Catalog) -> None:
     assert request == Request(request.text)
 
 
+NO_ERA = torch.tensor([False])
+
+
 def test_the_log_probability_of_fitting_is_worked_out_by_hand() -> None:
     meanings = {
         "wants": torch.tensor([[0.5, 0.0]]),
@@ -163,7 +166,7 @@ def test_the_log_probability_of_fitting_is_worked_out_by_hand() -> None:
     }
     carried = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
     years = torch.tensor([1995.0, 1995.0, 1995.0, float("nan")])
-    found = log_fits(meanings, carried, years)[0]
+    found = log_fits(meanings, carried, years, NO_ERA.expand(2))[0]
     expected = [0.0, np.log(0.5), np.log(0.6), np.log(0.2)]  # no year: not known to be newer
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -173,7 +176,7 @@ NO_COMPARISON = {"newer": torch.zeros(1), "older": torch.zeros(1), "like_years":
 
 def test_certainty_rules_nothing_out_for_good() -> None:
     sure = {name: torch.ones(1, 1) for name in ("wants", "refuses")}
-    found = log_fits({**sure, **NO_COMPARISON}, torch.tensor([[1.0], [0.0]]), torch.zeros(2))
+    found = log_fits({**sure, **NO_COMPARISON}, torch.tensor([[1.0], [0.0]]), torch.zeros(2), NO_ERA)
     np.testing.assert_allclose(found[0], [np.log(STRICT), np.log(DOUBT)], rtol=1e-3)
 
 
@@ -181,7 +184,7 @@ def test_what_is_heard_as_refused_is_held_to_whatever_the_odds() -> None:
     """An item that carries it stands behind one that lacks a value that is surely wanted."""
     heard = {"wants": torch.tensor([[1.0, 0.0]]), "refuses": torch.tensor([[0.0, SURE + 0.01]])}
     has_both, has_neither = log_fits(
-        {**heard, **NO_COMPARISON}, torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.zeros(2)
+        {**heard, **NO_COMPARISON}, torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.zeros(2), NO_ERA.expand(2)
     )[0]
     assert has_both < has_neither
 
@@ -201,9 +204,14 @@ def learned(writer: Writer, epochs: int) -> tuple[Interpreter, Any]:
     return network.eval(), names
 
 
+def by_text(texts: Any) -> Likeness:
+    return Likeness.of(texts, texts[:, :0])
+
+
 def ear_around(facets: Facets, network: Interpreter, names: Any, likeness: Likeness) -> Ear:
     carried = facets.carried.astype(np.float32)
-    return Ear(True, network, facets.names, names, carried, facets.years, Mentions.of(facets.titles), likeness)
+    mentions = Mentions.of(facets.titles)
+    return Ear(True, network, facets.names, names, facets.eras, carried, facets.years, mentions, likeness)
 
 
 def test_the_interpreter_learns_what_is_wanted_and_what_is_refused(writer: Writer) -> None:
@@ -231,7 +239,7 @@ def test_batch_equals_singles_in_reading_requests(writer: Writer) -> None:
 def test_an_item_that_is_turned_down_is_held_back_and_said_to_be(writer: Writer) -> None:
     network, names = learned(writer, 0)
     facets = writer.facets
-    likeness = replace(Likeness.of(np.eye(len(facets.years), 64, dtype=np.float32)), keen=8.0)
+    likeness = replace(by_text(np.eye(len(facets.years), 64, dtype=np.float32)), keen=8.0)
     ear = ear_around(facets, network, names, likeness)
     asked = ear.hear([f"but not {facets.titles[7]}", "drama"], WordEncoder())
     (told, other), fits = ear.told(asked), ear.fits(asked)
@@ -266,7 +274,7 @@ def test_a_long_request_is_read_in_pieces() -> None:
 def test_what_any_piece_says_counts(writer: Writer) -> None:
     network, names = learned(writer, 2)
     facets = writer.facets
-    likeness = replace(Likeness.of(np.eye(len(facets.years), 64, dtype=np.float32)), keen=2.0)
+    likeness = replace(by_text(np.eye(len(facets.years), 64, dtype=np.float32)), keen=2.0)
     ear = ear_around(facets, network, names, likeness)
     title = facets.titles[7]
     long = "word " * 22  # so that each sentence is a piece of its own
@@ -290,7 +298,7 @@ def test_no_end_of_a_request_is_lost_where_words_have_many_tokens(writer: Writer
             return super().states(texts, max_tokens)
 
     names = WordEncoder().embed(facets.names)
-    likeness = Likeness.of(np.eye(len(facets.years), 64, dtype=np.float32))
+    likeness = by_text(np.eye(len(facets.years), 64, dtype=np.float32))
     ear = ear_around(facets, Interpreter(64).eval(), names, likeness)
     request = " ".join([*(f"a{i}-b{i}-c{i}" for i in range(20)), "-", "no", "western"])
     found = ear.hear([request, "drama"], Listening())
@@ -305,7 +313,7 @@ def test_how_far_likeness_goes_is_learned() -> None:
     rng = np.random.default_rng(0)
     texts = rng.normal(size=(200, 64)).astype(np.float32)
     answers = np.arange(150, dtype=np.int32)
-    likeness = Likeness.of(texts)
+    likeness = by_text(texts)
     twice = likeness.towards(np.stack([texts[0], (texts[0] + texts[0]) / 2]))
     np.testing.assert_allclose(twice @ likeness.texts[0], 1, atol=1e-2)
     said = texts[answers] + rng.normal(size=(150, 64)).astype(np.float32)
@@ -330,7 +338,7 @@ def test_what_names_nothing_is_likened_to_the_texts_of_items(writer: Writer) -> 
     texts = np.eye(len(facets.years), 64, dtype=np.float32)
     said = WordEncoder().embed(["zebra xylophone"])[0]
     texts[5] = said
-    likeness = replace(Likeness.of(texts), keen=8.0)
+    likeness = replace(by_text(texts), keen=8.0)
     ear = ear_around(facets, network, names, likeness)
     asked = ear.hear(["zebra xylophone"], WordEncoder())
     assert asked.meanings["alike"].any()
@@ -338,3 +346,36 @@ def test_what_names_nothing_is_likened_to_the_texts_of_items(writer: Writer) -> 
     gained = ear.fits(asked)[0] - without.fits(without.hear(["zebra xylophone"], WordEncoder()))[0]
     assert gained.argmax() == 5
     assert gained[5] > 0
+
+
+def test_what_is_like_the_item_that_is_named_comes_first_and_not_the_item_itself(writer: Writer) -> None:
+    """By its text, and by who meets it."""
+    network, names = learned(writer, 0)
+    facets, n = writer.facets, len(writer.facets.years)
+    texts = np.eye(n, 64, dtype=np.float32)
+    texts[5] = texts[7]
+    met = np.zeros((n, 2), dtype=np.float32)
+    met[[7, 9]] = 1, 0
+    ear = ear_around(facets, network, names, Likeness.of(texts, met))
+    said = [f"like {facets.titles[7]}", "drama"]
+    asked = ear.hear(said, WordEncoder())
+    assert asked.like.tolist() == [7, -1]
+    gained = ear.fits(asked) - ear.fits(replace(asked, like=np.full(2, -1)))
+    assert set(gained[0].argsort()[-2:]) == {5, 9}
+    assert gained[0, 7] < np.log(STRICT) / 2
+    assert not gained[1].any()
+    np.testing.assert_allclose(ear.fits(asked, np.array([9, 7]))[0], ear.fits(asked)[0, [9, 7]], rtol=1e-4)
+
+
+def test_of_items_that_have_what_is_wanted_those_with_little_else_come_first() -> None:
+    """Whatever their decade, of which all have one; and not where nothing is wanted."""
+    carried = torch.tensor([[1, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0]], dtype=torch.float32)
+    eras, years = torch.tensor([False, False, False, True]), torch.full((5,), torch.nan)
+    wants = torch.tensor([[0.99, 0, 0, 0], [0.99, 0.99, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0.99]])
+    meanings = {"wants": wants, "refuses": torch.zeros(4, 4), "like_years": torch.full((4,), torch.nan)}
+    meanings |= {"newer": torch.zeros(4), "older": torch.zeros(4)}
+    one, two, none, era = log_fits(meanings, carried, years, eras)
+    assert one[0] > one[1] > one[2] > one[3]
+    assert two[1] > two[2] > two[0]
+    assert none.abs().max() == 0
+    torch.testing.assert_close(era[[0, 1, 3]], torch.zeros(3))

@@ -1,7 +1,8 @@
 """What requests in words mean for the items of a catalog; any judge can be held to it.
 
 A request is cut into pieces, whose tokens say which values it wants and refuses (`interpret`); a title that it names is
-found as it is written; of one that names nothing, the likeness of its words to items' texts is read (`likeness`).
+found as it is written, and what is like its item comes first (`likeness`); of a request that names nothing, the
+likeness of its words to items' texts is read.
 """
 
 import json
@@ -67,14 +68,16 @@ class Ear:
 
     learned : false where nothing was learned of requests: they are not read
     names   : of the values; vectors : (values, dim) their encodings
+    eras    : (values,) whether it is a decade
     carried : (items, values) 0 or 1; years : (items,) NaN where not known
-    likeness: what is read of requests that name nothing
+    likeness: of items to each other, and to the words of requests that name nothing
     """
 
     learned: bool
     interpreter: "Interpreter"
     names: tuple[str, ...]
     vectors: Floats
+    eras: npt.NDArray[np.bool_]
     carried: Floats
     years: Floats
     mentions: Mentions
@@ -120,10 +123,12 @@ class Ear:
         from recsys.rerank.interpret import STRICT, log_fits
 
         some: Any = np.arange(len(self.years)) if codes is None else codes
-        carried, years = torch.from_numpy(self.carried[some]), torch.from_numpy(self.years[some])
+        carried, years, eras = (torch.from_numpy(x) for x in (self.carried[some], self.years[some], self.eras))
         alike = asked.meanings["alike"].numpy() @ self.likeness.texts[some].T
-        gone = np.log(STRICT) * (asked.meanings["unlike"].numpy()[:, None] == some)
-        return np.asarray(log_fits(asked.meanings, carried, years).numpy() + alike + gone, dtype=np.float32)
+        # Who wants something like an item does not want that item.
+        named = (asked.meanings["unlike"].numpy()[:, None] == some) | (asked.like[:, None] == some)
+        found = log_fits(asked.meanings, carried, years, eras).numpy() + alike + np.log(STRICT) * named
+        return np.asarray(found + self.likeness.to_named(asked.like, some), dtype=np.float32)
 
     def told(self, asked: Asked) -> list[dict[str, Any]]:
         """What requests are taken to mean, to be shown to who asked: the values that each "wants" and "refuses" (a list
@@ -152,10 +157,12 @@ class Ear:
             "names": self.vectors,
             "carried": self.carried.astype(np.uint8),
             "texts": self.likeness.texts.astype(np.float16),
+            "met": self.likeness.met.astype(np.float16),
             "centre": self.likeness.centre,
         }
         save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, folder / _ARRAYS)
-        facts = {"learned": self.learned, "values": self.names, "likeness": self.likeness.keen}
+        eras = [name for name, era in zip(self.names, self.eras, strict=True) if era]
+        facts = {"learned": self.learned, "values": self.names, "eras": eras, "likeness": self.likeness.keen}
         (folder / _FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
         titles = pl.Series("title", self.mentions.titles, dtype=pl.String)
         pl.DataFrame({"title": titles, "year": self.years}).write_parquet(folder / _ITEMS)
@@ -176,17 +183,19 @@ class Ear:
         state = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
         try:
             interpreter.load_state_dict(state)
-        except RuntimeError as error:
+            met, eras = arrays["met"].astype(np.float32), np.isin(facts["values"], facts["eras"])
+        except (RuntimeError, KeyError) as error:
             raise BundleError(f"{folder}: what it knows of requests is of another version: refit") from error
         return cls(
             bool(facts["learned"]),
             interpreter.eval(),
             tuple(map(str, facts["values"])),
             arrays["names"],
+            eras,
             arrays["carried"].astype(np.float32),
             items["year"].to_numpy().astype(np.float32),
             Mentions.of(items["title"].to_list()),
-            Likeness(arrays["texts"].astype(np.float32), arrays["centre"], float(facts["likeness"])),
+            Likeness(arrays["texts"].astype(np.float32), met, arrays["centre"], float(facts["likeness"])),
         )
 
 

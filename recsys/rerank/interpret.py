@@ -26,6 +26,9 @@ LONGEST = 40
 # refused than not is held to whatever the odds, as who asked is told: it weighs as much as two values that are lacking.
 DOUBT = 1e-4
 STRICT = DOUBT**2
+# How much it counts that an item has other values, too: 1 would be right if people named any of them alike; they name
+# what tells most, and catalogs are uneven.
+CHOSEN = 0.5
 # Values asked about at once in training: those spoken of, and some that are not; half of these have names that are like
 # that of one that is, unless they are so like it that they may mean the same.
 ASKED, RIVALS, SAME_NAME = 10, 12, 0.85
@@ -126,16 +129,23 @@ class Interpreter(nn.Module):
         }
 
 
-def log_fits(meanings: Mapping[str, Tensor], carried: Tensor, years: Tensor) -> Tensor:
+def log_fits(meanings: Mapping[str, Tensor], carried: Tensor, years: Tensor, eras: Tensor) -> Tensor:
     """(requests, items): the log probability that an item is what was asked for, taking values as independent; what is
     heard as refused is held to (`STRICT`).
 
+    Who asks for an item by its values could have named others that it has: the more there are, the less likely is it
+    meant (Frank & Goodman, "Predicting pragmatic reasoning in language games", Science 2012; see `CHOSEN`).
+
     meanings : as of `Interpreter.meanings`, with "like_years" (requests,), of the item that is named, NaN for none
-    carried  : (items, values) 0 or 1; years : (items,) NaN where not known
+    carried  : (items, values) 0 or 1; years : (items,) NaN where not known; eras : (values,) whether it is a decade, of
+               which an item has one
     """
     gone = {name: torch.log1p(-meanings[name].clamp(max=1 - DOUBT)) for name in ("wants", "refuses", "newer", "older")}
     gone["refuses"][meanings["refuses"] > SURE] = float(np.log(STRICT))
     found = gone["wants"] @ (1 - carried).T + gone["refuses"] @ carried.T
+    wanted = ((meanings["wants"] > SURE) & ~eras).sum(1).float()[:, None]
+    own = carried[:, ~eras].sum(1)[None].maximum(wanted)
+    found = found - CHOSEN * (torch.lgamma(own + 1) - torch.lgamma(wanted + 1) - torch.lgamma(own - wanted + 1))
     apart = years[None] - meanings["like_years"][:, None]
     dated = torch.isfinite(meanings["like_years"])[:, None]
     for name, sign in (("newer", 1), ("older", -1)):

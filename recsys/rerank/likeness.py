@@ -1,7 +1,8 @@
-"""Requests in words for which the catalog has no value: items whose text is like them come first.
+"""Likeness: of items to the words of a request for which the catalog has no value, and to an item that a request names.
 
-What a request names is held to by its meaning (`interpret`). Of one that names nothing ("something about chess"), the
-vector of its words says the most; how much that is worth is learned from requests whose answer is known.
+What a request says of values is held to by its meaning (`interpret`). Of one that names nothing ("something about
+chess"), the vector of its words says the most; how much that is worth is learned from requests whose answer is known.
+"Like that one" is a matter of what is told of both, and of who meets both.
 """
 
 from dataclasses import dataclass, replace
@@ -10,25 +11,33 @@ import numpy as np
 
 from recsys.data.vocab import Codes
 from recsys.networks.items import centred
-from recsys.protocols import Floats
+from recsys.protocols import Floats, Ints
 
 # By how much the logarithm of the odds rises from a cosine of 0 to one of 1.
 KEEN = (0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
+# The same for an item that is named, of texts and of who meets both alike. It is not learned, since requests whose
+# answer is known liken items as their writer does; this much helps whatever they are likened by (notebooks/LOG.md).
+NAMED = 4.0
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """texts : (items, width) unit vectors, without the `centre` (width,) that they share; keen : one of `KEEN`."""
+    """
+    texts : (items, width) unit vectors, without the `centre` (width,) that they share
+    met   : (items, factors) unit vectors of who meets them, zeros for nobody
+    keen  : one of `KEEN`
+    """
 
     texts: Floats
+    met: Floats
     centre: Floats
     keen: float
 
     @classmethod
-    def of(cls, vectors: Floats) -> "Likeness":
+    def of(cls, vectors: Floats, met: Floats) -> "Likeness":
         """Of items whose texts have these vectors (items, width), before anything is learned."""
-        texts = centred(vectors).astype(np.float16).astype(np.float32)  # as they are saved
-        return cls(texts, vectors.mean(axis=0), 0.0)
+        texts, met = (part.astype(np.float16).astype(np.float32) for part in (centred(vectors), met))  # as saved
+        return cls(texts, met, vectors.mean(axis=0), 0.0)
 
     def learn(self, requests: Floats, answers: Codes) -> "Likeness":
         """The likeliest `keen`, if items are drawn by their likeness to a request.
@@ -44,3 +53,10 @@ class Likeness:
         """(n, width) unit vectors whose product with `texts` is the likeness of requests and items."""
         apart = requests - self.centre
         return np.asarray(apart / np.maximum(np.linalg.norm(apart, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+
+    def to_named(self, named: Ints, items: Ints) -> Floats:
+        """(n, items) by how much the log probability of items rises as they are like the one that is `named` (n,), a
+        code; 0 where that is -1."""
+        own = np.maximum(named, 0)
+        alike = sum(vectors[own] @ vectors[items].T for vectors in (self.texts, self.met))
+        return np.asarray(NAMED * alike * (named >= 0)[:, None], dtype=np.float32)

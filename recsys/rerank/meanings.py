@@ -64,7 +64,8 @@ def ear_of(
 
     def around(network: "Interpreter", *, learned: bool = True) -> Ear:
         carried, mentions = facets.carried.astype(np.float32), Mentions.of(facets.titles)
-        return Ear(learned, network, facets.names, names, carried, facets.years, mentions, Likeness.of(texts))
+        likeness = Likeness.of(texts, writer.near[:, texts.shape[1] :])
+        return Ear(learned, network, facets.names, names, facets.eras, carried, facets.years, mentions, likeness)
 
     if not config.written or not len(facets):
         return around(Interpreter(texts.shape[1]).eval(), learned=False), {}

@@ -200,7 +200,8 @@ def _phrases(source: Path | Traversable) -> dict[str, tuple[str, ...]]:
 class Writer:
     """Writes requests.
 
-    near  : (items, dim) unit vectors by which items are like each other
+    near  : (items, dim) vectors whose product says how like items are; first those of their texts, then of who meets
+            them
     plain : how often the first phrasing of a kind is taken, beside its turn among the others
     """
 
