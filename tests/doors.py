@@ -172,7 +172,9 @@ class Ears:
         for said in map(words, requests):
             refuses = [word for before, word in pairwise(said) if before == "no"]
             names = [w for w in said if w in ("western", "horror", "comedy") and w not in refuses]
-            found.append({"wants": names, "refuses": refuses, "like": None, "than": None})
+            found.append(
+                {"wants": names, "refuses": refuses, "like": None, "than": None, "first_year": None, "last_year": None}
+            )
         return found
 
     def opinions(self, heads: Any, queries: Queries, profiles: Any, catalog: Any) -> Iterator[Any]:

@@ -152,7 +152,14 @@ def client(bundle: Bundle) -> Iterator[TestClient]:
 
 
 def test_the_endpoint_reads_requests_of_users_and_visitors(client: TestClient, bundle: Bundle) -> None:
-    understood = {"wants": ["western"], "refuses": ["horror"], "like": None, "than": None}
+    understood = {
+        "wants": ["western"],
+        "refuses": ["horror"],
+        "like": None,
+        "than": None,
+        "first_year": None,
+        "last_year": None,
+    }
     for who in ({"user_id": 1}, {"history": []}, {"history": ["i001"]}):
         answer = client.post("/v1/rank", json={**who, "request": "western please,\n no\u0000 horror", "k": 3}).json()
         assert answer["request"] == {"read": True, "why_not": None, "understood": understood}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.rerank.clauses import pieces_of, set_apart
+from recsys.rerank.clauses import pieces_of, put_plainly, set_apart
 from recsys.rerank.mentions import Mentions
 from recsys.rerank.requests import Wording
 
@@ -94,3 +94,20 @@ def test_behind_what_likens_a_title_is_found_in_any_case(text: str, like: int) -
     mentions = Mentions.of(["Titanic", "Toy Story", "Toy Story 2", "Matrix, The", "Big"])
     assert mentions.find(text) == like
     assert mentions.all(text, 3) == [], "profiles are written with titles as the catalog has them"
+
+
+@pytest.mark.parametrize(
+    ("said", "put"),
+    [
+        ("a good movie", "a good one"),
+        ("no war Films, please", "no war one, please"),
+        ("a film noir", "a film noir"),
+        ("some film-noir movies", "some film-noir one"),
+        ("a filmed play about booking", "a filmed play about booking"),
+        ("Nothing but comedies", "only comedies"),
+        ("anything but comedies", "anything but comedies"),
+    ],
+)
+def test_what_all_items_are_is_no_value(said: str, put: str) -> None:
+    assert put_plainly(said, ("comedy", "film-noir", "war")) == put
+    assert put_plainly("a film noir", ("comedy",)) == "a one noir"

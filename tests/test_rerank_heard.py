@@ -112,7 +112,9 @@ def test_a_fitted_sequence_reranker_hears_requests_from_its_bundle(
     became = heard(bundle.recommender.reranker, WISH, slates)
     assert read == [[WISH]], "the request is encoded once for its order, its reasons and what is said of it"
     (said,) = line.reranker.primary.judge.understood([WISH])  # type: ignore[attr-defined]
-    assert became == Heard(meaning=Meaning(tuple(said["wants"]), tuple(said["refuses"]), said["like"], said["than"]))
+    assert became == Heard(
+        meaning=Meaning(**{**said, "wants": tuple(said["wants"]), "refuses": tuple(said["refuses"])})
+    )
     assert slates.frame["served_by"].unique().to_list() == ["reranker"]
     assert len(loaded) == 1, "the encoder is loaded once, not with every request"
 

@@ -317,8 +317,8 @@ def test_how_far_likeness_goes_is_learned() -> None:
     twice = likeness.towards(np.stack([texts[0], (texts[0] + texts[0]) / 2]))
     np.testing.assert_allclose(twice @ likeness.texts[0], 1, atol=1e-2)
     said = texts[answers] + rng.normal(size=(150, 64)).astype(np.float32)
-    assert likeness.learn(said, answers).keen >= 8
-    assert likeness.learn(said[::-1], answers).keen <= 1
+    assert likeness.learn(said, answers, texts[:0]).keen >= 8
+    assert likeness.learn(said[::-1], answers, texts[:0]).keen <= 1
 
 
 def test_sentences_of_a_profile() -> None:

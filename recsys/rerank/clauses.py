@@ -1,6 +1,7 @@
-"""How a request is cut before it is read, by whoever learns to read and whoever reads."""
+"""How a request is put and cut before it is read."""
 
 import re
+from functools import lru_cache
 
 # Words of a request that are read together.
 PIECE = 24
@@ -15,7 +16,23 @@ _BARE = re.compile(
     r"|preferably|rather|really|should|that|was|were|which|why|will|with|would|\d+) )([\w'’]+) (?=(no|not) \w)",
     re.IGNORECASE,
 )
+# What a catalog's items are, whichever: to a text encoder a film is nearer to a documentary than to anything else.
+_NOUN = r"(?:motion pictures?|movies?|films?|flicks?|books?|games?)"
+_ONLY = re.compile(r"\bnothing but\b", re.IGNORECASE)
 _PIECES = re.compile(r"(?<=[.;!?])\s+|\n+")
+
+
+def put_plainly(request: str, names: tuple[str, ...]) -> str:
+    """The request with "one" for words that say what all items are ("a good movie"), unless they are part of one of the
+    `names` of values ("film noir"), and "only" for "nothing but"."""
+    return _nouns(names).sub(lambda found: found["value"] or "one", _ONLY.sub("only", request))
+
+
+@lru_cache(64)
+def _nouns(names: tuple[str, ...]) -> re.Pattern[str]:
+    noun = re.compile(rf"\b{_NOUN}\b", re.IGNORECASE)
+    parts = [r"[ -]".join(map(re.escape, re.split(r"[ -]+", name))) for name in names if noun.search(name)]
+    return re.compile(rf"\b(?:(?P<value>{'|'.join(parts) or '(?!)'})|{_NOUN})\b", re.IGNORECASE)
 
 
 def pieces_of(request: str) -> list[str]:

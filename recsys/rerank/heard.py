@@ -10,6 +10,7 @@ from recsys.protocols import Reranker
 from recsys.rerank.fallback import Fallback, Identity
 from recsys.rerank.fused import Fused
 from recsys.rerank.prompted import Prompted
+from recsys.rerank.years import Years
 from recsys.tables import Id, Queries, Slates
 
 log = logging.getLogger(__name__)
@@ -17,13 +18,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a request is taken to mean. wants, refuses: values by name; like: a title; than: "newer" or "older" than it.
-    As text it is one line for people."""
+    """What a request is taken to mean. wants, refuses: values by name; like: a title; than: "newer" or "older" than it;
+    first_year, last_year: from when to when, both included, None where that is open. As text it is one line for people.
+    """
 
     wants: tuple[str, ...] = ()
     refuses: tuple[str, ...] = ()
     like: str | None = None
     than: str | None = None
+    first_year: int | None = None
+    last_year: int | None = None
 
     def __str__(self) -> str:
         title = quoted(self.like) if self.like else ""
@@ -32,8 +36,9 @@ class Meaning:
             f"refuses {', '.join(self.refuses)}" if self.refuses else "",
             f"like {title}" if title else "",
             f"{self.than} than {title}" if title and self.than else "",
+            str(Years(self.first_year, self.last_year)),
         ]
-        nothing = "names nothing that this catalog tells apart; items whose text is like it come first"
+        nothing = "names nothing that this catalog tells apart; items whose text is like it, if any, come first"
         return "; ".join(part for part in parts if part) or nothing
 
 
@@ -92,7 +97,15 @@ def meanings(reranker: Reranker, requests: Sequence[str]) -> list[Meaning] | Non
         log.warning("what requests were taken to mean cannot be said: %s", error)
         return None
     return [
-        Meaning(tuple(one["wants"]), tuple(one["refuses"]), one["like"] or None, one["than"] or None) for one in found
+        Meaning(
+            tuple(one["wants"]),
+            tuple(one["refuses"]),
+            one["like"] or None,
+            one["than"] or None,
+            one["first_year"],
+            one["last_year"],
+        )
+        for one in found
     ]
 
 

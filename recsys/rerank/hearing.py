@@ -1,11 +1,13 @@
 """What requests in words mean for the items of a catalog; any judge can be held to it.
 
-A request is cut into pieces, whose tokens say which values it wants and refuses (`interpret`); a title that it names is
+Bounds on years are read by rule (`years`). The rest of a request is put plainly and cut into pieces (`clauses`), whose
+tokens say which values it wants and refuses (`interpret`); a title that it names is
 found as it is written, and what is like its item comes first (`likeness`); of a request that names nothing, the
 likeness of its words to items' texts is read.
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +21,10 @@ from recsys.errors import BundleError, ModelError, RecsysError, SpecError
 from recsys.lm.weights import same_weights
 from recsys.networks.training import Batch
 from recsys.protocols import Floats, Ints, TextEncoder
-from recsys.rerank.clauses import pieces_of
+from recsys.rerank.clauses import pieces_of, put_plainly
 from recsys.rerank.likeness import Likeness
 from recsys.rerank.mentions import Mentions
+from recsys.rerank.years import Years, years_in
 from recsys.tables import Queries
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 EncoderSource = Callable[[], TextEncoder]
 # From here on a meaning is told to who asked.
 SURE = 0.5
+# What is read where nothing else is left of a request.
+_NOTHING = "anything"
 _FACTS, _ITEMS, _ARRAYS = "ear.json", "items.parquet", "ear.safetensors"
 
 
@@ -44,8 +49,8 @@ class Asked:
 
     like     : (requests,) codes of the items that they name, -1 for none
     meanings : as of `Interpreter.meanings`, with "like_years"; "unlike" (requests,) codes of items that are named to be
-               refused, -1 for none; and "alike" (requests, dim), to be multiplied with the texts of items: the shorter,
-               the more of a request is understood otherwise
+               refused, -1 for none; "first_year" and "last_year" (requests,), infinite where open; and "alike"
+               (requests, dim), to be multiplied with the texts of items: the shorter, the more is understood otherwise
     """
 
     like: Ints
@@ -85,35 +90,53 @@ class Ear:
 
     def hear(self, requests: Sequence[str], encoder: TextEncoder) -> Asked:
         """Interpret what people wrote, piece by piece: a value is wanted or refused where one of the pieces says so.
-        A title is sought in the whole, since it may hold a full stop."""
+        A title is sought in the whole, since it may hold a full stop; who asks with nothing but a value's name wants
+        it."""
         import torch
 
-        split, words = _read_whole(requests, encoder)
+        rests, spans = zip(*map(self._years, requests), strict=True)
+        split, words = _read_whole([put_plainly(rest, self.names) or _NOTHING for rest in rests], encoder)
         starts = np.cumsum([0, *map(len, split)])[:-1]
         pieces = np.array([[len(pieces)] for pieces in split], dtype=np.float32)
         vectors = np.asarray(np.add.reduceat(words.means(), starts) / pieces, dtype=np.float32)
         each = self.interpreter.meanings(words, self.vectors)
         most = {name: torch.from_numpy(np.maximum.reduceat(value.numpy(), starts)) for name, value in each.items()}
-        return self._asked(requests, vectors, most)
+        for row, rest in enumerate(rests):
+            if (value := rest.strip(" .!?").lower()) in self.names:
+                most["wants"][row, self.names.index(value)], most["refuses"][row] = 1.0, 0.0
+        return self._asked(requests, vectors, most, spans)
+
+    def _years(self, request: str) -> tuple[str, Years]:
+        """The request without bounds on years, and these: none of a title that it names, nor where no item has one."""
+        title = next((self.mentions.titles[code] for code in self._named(request) if code >= 0), "")
+        if re.search(r"\d", title) or not np.isfinite(self.years).any():
+            return request, Years()
+        rest, found = years_in(request)
+        return rest, found or Years()
+
+    def _named(self, request: str) -> tuple[int, int]:
+        """Codes of the items that it likens to, and that it turns down; -1 for none."""
+        return self.mentions.find(request), self.mentions.find(request, turned_down=True)
 
     def read(self, requests: Sequence[str], words: "Words") -> Asked:
         """Interpret requests of one piece whose tokens are encoded."""
         return self._asked(requests, words.means(), self.interpreter.meanings(words, self.vectors))
 
-    def _asked(self, requests: Sequence[str], vectors: Floats, meanings: Batch) -> Asked:
+    def _asked(self, requests: Sequence[str], vectors: Floats, meanings: Batch, spans: Sequence[Years] = ()) -> Asked:
         import torch
 
-        like, unlike = (
-            np.array([self.mentions.find(text, turned_down=no) for text in requests], dtype=np.int64)
-            for no in (False, True)
-        )
+        like, unlike = np.array([self._named(text) for text in requests], dtype=np.int64).reshape(-1, 2).T
         years = np.where(like >= 0, self.years[like], np.nan).astype(np.float32)
         spoken = meanings["wants"] + meanings["refuses"]
         sure = spoken.amax(1).numpy() if spoken.shape[1] else np.zeros(len(like))
         vague = np.where((like >= 0) | (unlike >= 0), 0.0, 1.0 - sure)[:, None].astype(np.float32)
-        alike = torch.from_numpy(self.likeness.keen * vague * self.likeness.towards(vectors))
+        alike = torch.from_numpy(vague * self.likeness.towards(vectors))
         named = {"like_years": torch.from_numpy(years), "unlike": torch.from_numpy(unlike)}
-        return Asked(like, {**meanings, **named, "alike": alike})
+        spans = spans or [Years()] * len(requests)
+        first = [-np.inf if span.first is None else span.first for span in spans]
+        last = [np.inf if span.last is None else span.last for span in spans]
+        bounds = {"first_year": torch.tensor(first), "last_year": torch.tensor(last)}
+        return Asked(like, {**meanings, **named, **bounds, "alike": alike})
 
     def fits(self, asked: Asked, codes: npt.NDArray[np.integer] | None = None) -> Floats:
         """(requests, items) by how much the log probability of items, all or those of `codes`, rises by what is asked;
@@ -124,15 +147,18 @@ class Ear:
 
         some: Any = np.arange(len(self.years)) if codes is None else codes
         carried, years, eras = (torch.from_numpy(x) for x in (self.carried[some], self.years[some], self.eras))
-        alike = asked.meanings["alike"].numpy() @ self.likeness.texts[some].T
+        alike = self.likeness.of_words(asked.meanings["alike"].numpy(), some)
+        first, last = (asked.meanings[name].numpy()[:, None] for name in ("first_year", "last_year"))
+        outside = (np.isfinite(first) | np.isfinite(last)) & ~((self.years[some] >= first) & (self.years[some] <= last))
         # Who wants something like an item does not want that item.
-        named = (asked.meanings["unlike"].numpy()[:, None] == some) | (asked.like[:, None] == some)
-        found = log_fits(asked.meanings, carried, years, eras).numpy() + alike + np.log(STRICT) * named
+        gone = outside | (asked.meanings["unlike"].numpy()[:, None] == some) | (asked.like[:, None] == some)
+        found = log_fits(asked.meanings, carried, years, eras).numpy() + alike + np.log(STRICT) * gone
         return np.asarray(found + self.likeness.to_named(asked.like, some), dtype=np.float32)
 
     def told(self, asked: Asked) -> list[dict[str, Any]]:
         """What requests are taken to mean, to be shown to who asked: the values that each "wants" and "refuses" (a list
-        of names; refused items by their title), "like" (a title or None), "than" ("newer", "older" or None)."""
+        of names; refused items by their title), "like" (a title or None), "than" ("newer", "older" or None),
+        "first_year" and "last_year" (None where open)."""
         found = []
         for row, code in enumerate(asked.like):
             said = {
@@ -143,7 +169,9 @@ class Ear:
             if (refused := int(asked.meanings["unlike"][row])) >= 0:
                 said["refuses"].append(self.mentions.titles[refused])
             than = next((name for name in ("newer", "older") if like and asked.meanings[name][row] > SURE), None)
-            found.append({**said, "like": like, "than": than})
+            bounds = {name: float(asked.meanings[name][row]) for name in ("first_year", "last_year")}
+            years = {name: int(year) if np.isfinite(year) else None for name, year in bounds.items()}
+            found.append({**said, "like": like, "than": than, **years})
         return found
 
     def save(self, folder: Path) -> None:
@@ -163,6 +191,7 @@ class Ear:
         save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, folder / _ARRAYS)
         eras = [name for name, era in zip(self.names, self.eras, strict=True) if era]
         facts = {"learned": self.learned, "values": self.names, "eras": eras, "likeness": self.likeness.keen}
+        facts["idle"] = self.likeness.idle
         (folder / _FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
         titles = pl.Series("title", self.mentions.titles, dtype=pl.String)
         pl.DataFrame({"title": titles, "year": self.years}).write_parquet(folder / _ITEMS)
@@ -195,7 +224,13 @@ class Ear:
             arrays["carried"].astype(np.float32),
             items["year"].to_numpy().astype(np.float32),
             Mentions.of(items["title"].to_list()),
-            Likeness(arrays["texts"].astype(np.float32), met, arrays["centre"], float(facts["likeness"])),
+            Likeness(
+                arrays["texts"].astype(np.float32),
+                met,
+                arrays["centre"],
+                float(facts["likeness"]),
+                float(facts["idle"]),
+            ),
         )
 
 

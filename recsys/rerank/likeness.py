@@ -1,7 +1,8 @@
 """Likeness: of items to the words of a request for which the catalog has no value, and to an item that a request names.
 
 What a request says of values is held to by its meaning (`interpret`). Of one that names nothing ("something about
-chess"), the vector of its words says the most; how much that is worth is learned from requests whose answer is known.
+chess"), the vector of its words says the most, beyond what any words have in common with some text; how much that is
+worth is learned from requests whose answer is known.
 "Like that one" is a matter of what is told of both, and of who meets both.
 """
 
@@ -26,12 +27,14 @@ class Likeness:
     texts : (items, width) unit vectors, without the `centre` (width,) that they share
     met   : (items, factors) unit vectors of who meets them, zeros for nobody
     keen  : one of `KEEN`
+    idle  : cosine that words which ask for nothing have with the text most like them
     """
 
     texts: Floats
     met: Floats
     centre: Floats
     keen: float
+    idle: float = 0.0
 
     @classmethod
     def of(cls, vectors: Floats, met: Floats) -> "Likeness":
@@ -39,20 +42,30 @@ class Likeness:
         texts, met = (part.astype(np.float16).astype(np.float32) for part in (centred(vectors), met))  # as saved
         return cls(texts, met, vectors.mean(axis=0), 0.0)
 
-    def learn(self, requests: Floats, answers: Codes) -> "Likeness":
-        """The likeliest `keen`, if items are drawn by their likeness to a request.
+    def learn(self, requests: Floats, answers: Codes, openings: Floats) -> "Likeness":
+        """With the likeliest `keen`, if items are drawn by their likeness to a request.
 
         requests : (n, width) vectors of requests' words; answers : (n,) codes of the items that they describe
+        openings : (m, width) of words that requests begin with and that ask for nothing yet
         """
-        cosines = self.towards(requests) @ self.texts.T
-        own = cosines[np.arange(len(answers)), answers]
-        fits = [float(np.mean(k * own - np.log(np.exp(k * (cosines - 1)).sum(axis=1)) - k)) for k in KEEN]
-        return replace(self, keen=KEEN[int(np.argmax(fits))])
+        idle = float((self.towards(openings) @ self.texts.T).max(axis=1).mean()) if len(openings) else 0.0
+        able = replace(self, keen=1.0, idle=idle)
+        gains = able.of_words(able.towards(requests))
+        own = gains[np.arange(len(answers)), answers]
+        fits = [float(np.mean(k * own - np.log(np.exp(k * (gains - 1)).sum(axis=1)) - k)) for k in KEEN]
+        return replace(able, keen=KEEN[int(np.argmax(fits))])
 
     def towards(self, requests: Floats) -> Floats:
         """(n, width) unit vectors whose product with `texts` is the likeness of requests and items."""
         apart = requests - self.centre
         return np.asarray(apart / np.maximum(np.linalg.norm(apart, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+
+    def of_words(self, towards: Floats, items: Ints | slice = slice(None)) -> Floats:
+        """(n, items) by how much the log probability of items rises as their texts are like words.
+
+        towards : (n, width), as `towards` gives them or shorter
+        """
+        return np.asarray(self.keen * np.maximum(towards @ self.texts[items].T - self.idle, 0), dtype=np.float32)
 
     def to_named(self, named: Ints, items: Ints) -> Floats:
         """(n, items) by how much the log probability of items rises as they are like the one that is `named` (n,), a

@@ -80,7 +80,8 @@ def ear_of(
     share, ear = understood(network, exam, words, names), around(network)
     wishes = [row for row, request in enumerate(exam) if request.wants]
     if wishes:
-        ear = replace(ear, likeness=ear.likeness.learn(words.means()[wishes], items[wishes]))
+        openings = encoder.embed([opening for opening in writer.wording.phrases["open"] if opening])
+        ear = replace(ear, likeness=ear.likeness.learn(words.means()[wishes], items[wishes], openings))
     if share < config.understood:
         log.warning(
             "reranker: of what requests in new words say only %.0f%% is understood: they will not be read; "

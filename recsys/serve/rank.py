@@ -106,6 +106,8 @@ class Understood(BaseModel):
     refuses: list[str] = Field(description="values that they should not have")
     like: str | None = Field(description="the title of an item to be like")
     than: Literal["newer", "older"] | None = Field(description="how they should differ from it")
+    first_year: int | None = Field(description="the first year that they may be of")
+    last_year: int | None = Field(description="the last one")
 
 
 class RequestRead(BaseModel):
