@@ -31,6 +31,8 @@ from recsys.profiles.standing import carried
 from recsys.protocols import LanguageModel, Reranker, TextEncoder
 from recsys.recommender import Recommender, propose
 from recsys.rerank import AnyRerankerConfig, Fallback, Identity, IdentityConfig, SequenceConfig, StudentConfig
+from recsys.rerank.lessons import asking
+from recsys.rerank.prompted import PromptedConfig
 from recsys.rerank.train import School, train_sequence
 from recsys.settings import Settings
 from recsys.tables import Candidates, Catalog, InteractionLog, Queries, query_histories
@@ -140,6 +142,9 @@ def fit(
     lm : replaces the spec's language model (a recorded or scripted one in tests)
     before : an earlier line's profiles: what a model wrote for them, and still stands, is not written again
     """
+    asked = spec.reranker.teacher if isinstance(spec.reranker, StudentConfig) else spec.reranker
+    if isinstance(asked, PromptedConfig):
+        asked.read_prompt()  # what is wrong with it should not come up after everything else was fitted
     clock = Clock()
     concrete = resolved(spec.lm, settings).model_copy(update={"record": False})
     if lm is None and spec.needs_lm():
@@ -184,6 +189,8 @@ def fit(
                 fitted = train_sequence(config, school(), questions, described, seed=seed)
             else:
                 assert lm is not None  # asked for above
+                if isinstance(config, PromptedConfig) and "request" in config.conditions:
+                    questions = asking(questions, catalog, training.before, seed)
                 proposed = generate(questions.queries)
                 fitted = config.fit(
                     questions, proposed, described, catalog, training.before, lm, seed=seed, settings=settings
@@ -201,10 +208,10 @@ def fit(
     if lm is not None and spec.profiles.lm_users:
         with clock.step("write profiles"):
             everybody = query_histories(training.known)
-            asked = everybody.frame.sample(min(spec.profiles.lm_users, len(everybody)), seed=seed, shuffle=True)
+            some = everybody.frame.sample(min(spec.profiles.lm_users, len(everybody)), seed=seed, shuffle=True)
             if before is not None:
                 profiles = profiles.with_store(carried(before, profiles, everybody.frame["user_id"]))
-            profiles, summary = summarize(profiles, Queries(asked), lm, spec.profiles.lm_users)
+            profiles, summary = summarize(profiles, Queries(some), lm, spec.profiles.lm_users)
         tuning["profiles"] = summary.as_dict()
     recommender = Recommender(
         catalog=catalog,

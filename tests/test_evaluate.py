@@ -1,6 +1,7 @@
 """The evaluation against what can be known without it: on the small world, with a scripted model or none."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,7 @@ from recsys.errors import SpecError, StorageError
 from recsys.evaluate import evaluate, write_results
 from recsys.lm import LMConfig
 from recsys.profiles import EvidenceProfiles, ProfilesConfig
+from recsys.protocols import Score
 from recsys.rerank import PackedConfig
 from recsys.spec import Spec, Training, fit, load_spec
 from recsys.tables import InteractionLog
@@ -154,6 +156,31 @@ def test_users_with_two_or_three_events_are_enough(weights_settings):
         found = evaluate(dataset, spec, weights_settings, lm=HashLM())
         assert found.metrics["data"]["queries"] == 40
         assert len(fit(dataset, spec, weights_settings, seed=0, lm=HashLM()).recommender.catalog) == 12
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_language_model_is_weighed_by_requests_too_where_it_is_told_of_them(world, weights_settings, told):
+    """They are true of the answers, so a model that looks for what is asked has a weight of its own for them."""
+
+    class Listening(HashLM):
+        def one(self, prompt, answer):
+            asked = re.search(r'Asked for "([^"]*)"', prompt)
+            heard.append(asked is not None)
+            carries = asked and any(word in answer.lower() for word in re.findall(r"[a-z]{5,}", asked[1].lower()))
+            score = super().one(prompt, answer)
+            return Score((0.0 if carries else -9.0) * score.tokens, score.tokens)
+
+    heard = []
+    conditions = ("request", "recent") if told else ("recent",)
+    config = PackedConfig(depth=60, tune_users=100, conditions=conditions, candidate="text")
+    spec = PLAIN.model_copy(update={"reranker": config, "generator": PopularConfig()})
+    report = fit(world, spec, weights_settings, seed=0, lm=Listening()).tuning["reranker"]
+    assert any(heard) == told
+    if told:
+        assert report["regimes"]["request"]["weights"]["lm"] > 0
+        assert report["regimes"]["request"]["gain"] > 0
+    else:
+        assert "request" not in report.get("regimes", {})
 
 
 def test_training_keeps_the_past_apart_from_the_questions(world, world_split):

@@ -50,6 +50,8 @@ def fit(
     dataset = _dataset(data, settings)
     fitted = fit_line(dataset, recipe, settings, seed=seed)
     bundle.write(out, fitted.recommender, dataset, spec=fitted.spec, replace=replace)
+    if verdict := fitted.tuning.get("reranker", {}).get("verdict"):
+        show(f"reranker: {verdict}")
     show(f"bundle: {out}  ({sum(fitted.seconds.values()):.0f} s)")
 
 

@@ -78,6 +78,8 @@ def _table(path: Path) -> pl.DataFrame:
         return pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
     except OSError as error:
         raise DataError(f"{path}: cannot be read as requests: {error.strerror or error}") from error
+    except pl.exceptions.NoDataError as error:
+        raise DataError(f"{path}: is empty: requests come with the columns user_id and request") from error
     except pl.exceptions.PolarsError as error:
         if path.suffix == ".csv" and (row := _ragged(path)):
             raise DataError(

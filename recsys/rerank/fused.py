@@ -56,7 +56,9 @@ class FusedConfig(BaseModel):
 
     depth: int = Field(default=30, ge=1, le=1000)
     reach: int = Field(default=1, ge=1, le=100)
-    features: tuple[Feature, ...] = ("score", "log_rank", "lm", "log_popularity", "content")
+    features: tuple[Feature, ...] = Field(
+        default=("score", "log_rank", "lm", "log_popularity", "content"), min_length=1
+    )
     tune_users: int = Field(default=300, ge=1)
     l2: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0), min_length=1)
     certainty: float = Field(default=1.0, ge=0)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recsys.data.split import Questions
 from recsys.data.vocab import Codes, Histories, Vocab
 from recsys.networks.chunks import Chunks
 from recsys.networks.items import centred, item_vectors
@@ -19,7 +20,7 @@ from recsys.networks.training import Batch
 from recsys.protocols import Ints, TextEncoder
 from recsys.rerank.requests import PLAIN, Facets, Request, Wording, Writer
 from recsys.rerank.worlds import said_otherwise
-from recsys.tables import Catalog, Queries
+from recsys.tables import Catalog, InteractionLog, Queries, query_histories
 
 if TYPE_CHECKING:
     from recsys.rerank.interpret import Words
@@ -31,11 +32,25 @@ PER_ITEM = 48
 
 
 def writer_of(catalog: Catalog, vocab: Vocab, histories: Histories) -> Writer:
-    """Who writes requests for the items of a catalog, in all phrasings that are taught."""
-    likeness = (item_vectors(catalog, vocab), cooccurrence(histories, len(vocab), LIKENESS))
+    """Who writes requests for the items of a catalog, in all phrasings that are taught. Items are likened by who meets
+    them and, where the catalog has text vectors, by their texts."""
+    texts = [item_vectors(catalog, vocab)] if "embedding" in catalog.frame.columns else []
+    likeness = (*texts, cooccurrence(histories, len(vocab), LIKENESS))
     facets = Facets.of(catalog, vocab, histories.items)
     facets = replace(facets, spoken=said_otherwise(facets.spoken))
     return Writer(facets, Wording.read(), np.hstack([centred(vectors) for vectors in likeness]), PLAIN)
+
+
+def asking(questions: Questions, catalog: Catalog, log: InteractionLog, seed: int) -> Questions:
+    """The same questions, every other one with a request that is true of its answer: by these it is learned what an
+    opinion that reads requests is worth. As they are where the catalog has no values to name. log : without answers."""
+    vocab = Vocab.of_items(catalog)
+    writer = writer_of(catalog, vocab, vocab.histories(query_histories(log)))
+    answers = vocab.encode(questions.truth.frame["item_id"])
+    some = np.random.default_rng(seed).permutation(len(answers)) % 2 == 0
+    rows = np.flatnonzero(some & (answers >= 0) & (len(writer.facets) > 0))
+    texts = requests_for(writer, answers, rows, seed)
+    return Questions(with_texts(questions.queries, texts, np.zeros(len(texts), dtype=bool)), questions.truth)
 
 
 def requests_for(writer: Writer, wish: Codes, asking: Ints, seed: int) -> list[str]:

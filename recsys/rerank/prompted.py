@@ -86,6 +86,14 @@ class PromptedConfig(FusedConfig):
         """The judge of this config. Errors: `SpecError` where the model cannot do what the config wants of it."""
         raise NotImplementedError
 
+    def read_prompt(self) -> Prompt:
+        """The prompt. Errors: `SpecError` where it is unknown, or has no place for what the conditions name."""
+        prompt = Prompt.read(self.prompt, self.sections)
+        for condition in self.conditions:
+            if not prompt.says(condition):
+                raise SpecError(f"reranker.conditions: prompt '{self.prompt}' has no place for '{condition}'")
+        return prompt
+
     def fit(
         self,
         questions: Questions,
@@ -102,10 +110,7 @@ class PromptedConfig(FusedConfig):
 
         Errors: `ModelError` when the model fails; `SpecError` for a prompt that is unknown or has no place for what the
         conditions name, and for a model that cannot do what the config wants of it."""
-        prompt = Prompt.read(self.prompt, self.sections)
-        for condition in self.conditions:
-            if not prompt.says(condition):
-                raise SpecError(f"reranker.conditions: prompt '{self.prompt}' has no place for '{condition}'")
+        prompt = self.read_prompt()
         if "persona" in self.conditions and "persona" not in profiles.frame.columns:
             raise SpecError("reranker.conditions: 'persona' needs profiles.personas to say how many to tell apart")
         evidence = Evidence.of(catalog) if "evidence" in self.conditions else Evidence()
