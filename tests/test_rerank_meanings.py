@@ -18,7 +18,7 @@ from recsys.errors import BundleError, SpecError
 from recsys.networks.items import centred, item_vectors
 from recsys.rerank import SequenceConfig
 from recsys.rerank import meanings as module
-from recsys.rerank.clauses import pieces_of
+from recsys.rerank.clauses import pieces_of, put_plainly
 from recsys.rerank.hearing import SURE
 from recsys.rerank.interpret import RIVALS, Interpreter, Words, rivals
 from recsys.rerank.meanings import ear_of, heard_right
@@ -267,14 +267,21 @@ def test_a_few_requests_are_enough_where_learning_goes_on_from_what_is_shipped(
         ("western but not from the sixties", {"western"}, {"the 1960s"}),
         ("nothing from the 1990s", set(), {"the 1990s"}),
         ("no horror, no drama, no comedy", set(), {"horror", "drama", "comedy"}),
+        ("not horror but something funny", {"comedy"}, {"horror"}),
+        ("something funny but not dramatic", {"comedy"}, {"drama"}),
+        ("a western movie that isn't a comedy", {"western"}, {"comedy"}),
+        ("nothing but westerns", {"western"}, set()),
     ],
 )
 def test_plain_words_are_understood(encoder: Any, text: str, wants: set[str], refuses: set[str]) -> None:
     names = ["comedy", "horror", "western", "musical", "thriller", "drama", "documentary", "the 1960s", "the 1990s"]
     network = shipped(encoder.model_id)
     assert network is not None
-    heard = network.meanings(Words.of(pieces_of(text), encoder), encoder.embed(names))
-    found = {name: {n for n, p in zip(names, heard[name][0], strict=True) if p > SURE} for name in ("wants", "refuses")}
+    heard = network.meanings(Words.of(pieces_of(put_plainly(text, tuple(names))), encoder), encoder.embed(names))
+    found = {
+        name: {n for n, p in zip(names, heard[name].amax(dim=0), strict=True) if p > SURE}
+        for name in ("wants", "refuses")
+    }
     assert found == {"wants": wants, "refuses": refuses}
 
 

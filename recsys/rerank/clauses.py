@@ -19,6 +19,22 @@ _BARE = re.compile(
 # What a catalog's items are, whichever: to a text encoder a film is nearer to a documentary than to anything else.
 _NOUN = r"(?:motion pictures?|movies?|films?|flicks?|books?|games?)"
 _ONLY = re.compile(r"\bnothing but\b", re.IGNORECASE)
+# Refusals that are heard rightly where what is wanted comes first and is read apart; others are as well heard in one
+# piece (notebooks/LOG.md).
+_TURNS = tuple(
+    (re.compile(pattern, re.IGNORECASE), into)
+    for pattern, into in (
+        (r"\b(that|which) (is|are|was|were)n['’]t\b", r"\1 \2 not"),
+        (
+            r"^(no|not|nothing) (?!but\b|only\b|just\b)([^,.;!?]+?),? but (?!no\b|not\b|nothing\b|also\b|without\b)"
+            r"([^.;!?]+)$",
+            r"\3 but \1 \2",
+        ),
+        (r"^(no|not|nothing) ([^,.;!?]+?), (?:just|only) ([^,.;!?]+)$", r"\3 but \1 \2"),
+        (r",? (?:rather than|instead of|as opposed to) ", " but not "),
+    )
+)
+_APART = re.compile(r",? (?=(?:but|and) (?:not|no|nothing) )", re.IGNORECASE)
 _PIECES = re.compile(r"(?<=[.;!?])\s+|\n+")
 
 
@@ -37,9 +53,17 @@ def _nouns(names: tuple[str, ...]) -> re.Pattern[str]:
 
 def pieces_of(request: str) -> list[str]:
     """A request in pieces as long as those of training: whole if it is short, else as many of its sentences together as
-    fit, since one may be about the other ("Horror? No thanks."); a long one is cut at every `PIECE` words."""
+    fit, since one may be about the other ("Horror? No thanks."); a long one is cut at every `PIECE` words. "But not
+    that" is read apart."""
+    text = request.strip()
+    for pattern, into in _TURNS:
+        text = pattern.sub(into, text)
+    return [piece for part in _APART.split(text) for piece in _short(set_apart(part))]
+
+
+def _short(text: str) -> list[str]:
     found: list[list[str]] = [[]]
-    for sentence in _PIECES.split(set_apart(request.strip())):
+    for sentence in _PIECES.split(text):
         words = sentence.split()
         if found[-1] and len(found[-1]) + len(words) > PIECE:
             found.append([])
