@@ -31,7 +31,7 @@ from recsys.profiles.standing import carried
 from recsys.protocols import LanguageModel, Reranker, TextEncoder
 from recsys.recommender import Recommender, propose
 from recsys.rerank import AnyRerankerConfig, Fallback, Identity, IdentityConfig, SequenceConfig, StudentConfig
-from recsys.rerank.lessons import asking
+from recsys.rerank.lessons import with_requests
 from recsys.rerank.prompted import PromptedConfig
 from recsys.rerank.train import School, train_sequence
 from recsys.settings import Settings
@@ -190,7 +190,7 @@ def fit(
             else:
                 assert lm is not None  # asked for above
                 if isinstance(config, PromptedConfig) and "request" in config.conditions:
-                    questions = asking(questions, catalog, training.before, seed)
+                    questions = with_requests(questions, catalog, training.before, seed)
                 proposed = generate(questions.queries)
                 fitted = config.fit(
                     questions, proposed, described, catalog, training.before, lm, seed=seed, settings=settings

@@ -136,6 +136,15 @@ def test_a_judge_goes_on_from_what_it_has_read(
     assert given == [11, 1]
 
 
+def test_batch_equals_singles_and_order_changes_nothing(reader: PlainReader) -> None:
+    histories = some(4, 0, 20, 9, 1)
+    whole = reader.expects(histories)
+    for row in range(5):
+        np.testing.assert_allclose(reader.expects(histories.slice(row, row + 1))[0], whole[row], atol=1e-5)
+    turned = np.array([3, 1, 4, 0, 2])
+    np.testing.assert_allclose(reader.expects(histories.take(turned)), whole[turned], atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def reading(teacher: SequenceJudge) -> Fused:
     return Fused(teacher, 100, {"plain": LinearFusion({"score": 0.2, "lm": 1.0})}, {})

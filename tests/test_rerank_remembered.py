@@ -128,10 +128,12 @@ def test_where_what_is_read_moves_on_it_is_read_anew() -> None:
 
 
 def test_how_to_go_on_is_kept_of_the_last_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "FOLLOWED", 2)
+    monkeypatch.setattr(remembered, "FOLLOWED", 2 * 8)  # two numbers each
     follower = Follower()
     states = Remembering(Reader(), 100, follower)
-    for items in ([1], [2], [3], [1, 5], [3, 5]):
+    for items in ([1], [2], [1], [3], [2, 5], [3], [1, 5], [3, 5]):
         states(histories_of(items))
-    assert follower.given == [(False, [1]), (False, [2]), (False, [3]), (False, [1, 5]), (True, [5])]
+    fresh = [items for known, items in follower.given if not known]
+    assert fresh == [[1], [2], [3], [2, 5], [1, 5]], "1 was asked for after 2, and 3 after 2 and 5"
+    assert follower.given[-1] == (True, [5])
     assert len(states._kept) == 2

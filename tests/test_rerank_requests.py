@@ -357,8 +357,10 @@ def test_what_is_like_the_item_that_is_named_comes_first_and_not_the_item_itself
     met = np.zeros((n, 2), dtype=np.float32)
     met[[7, 9]] = 1, 0
     ear = ear_around(facets, network, names, Likeness.of(texts, met))
-    said = [f"like {facets.titles[7]}", "drama"]
-    asked = ear.hear(said, WordEncoder())
+    said = [f"like {facets.titles[7]}", "drama", f"show me {facets.titles[7]} again"]
+    again = ear.fits(ear.hear(said, WordEncoder()))[2]
+    assert again[7] > np.delete(again, 7).max(), "who wants the item itself gets it"
+    asked = ear.hear(said[:2], WordEncoder())
     assert asked.like.tolist() == [7, -1]
     gained = ear.fits(asked) - ear.fits(replace(asked, like=np.full(2, -1)))
     assert set(gained[0].argsort()[-2:]) == {5, 9}

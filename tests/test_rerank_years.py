@@ -9,6 +9,7 @@ from test_rerank_requests import by_text, catalog, ear_around, writer
 from checks import WordEncoder
 from recsys.rerank.hearing import Ear
 from recsys.rerank.interpret import DOUBT, STRICT, Interpreter
+from recsys.rerank.mentions import Mentions
 from recsys.rerank.requests import Writer
 from recsys.rerank.years import Years, years_in
 
@@ -40,6 +41,14 @@ __all__ = ["catalog", "writer"]  # fixtures
         ("nothing before 1980 and nothing after 1999", "", 1980, 1999),
         ("not before and not after the nineties", "", 1990, 1999),
         ("a movie made in 1994", "a movie", 1994, 1994),
+        ("a comedy from 1994.", "a comedy", 1994, 1994),
+        ("i hate films from before 1980", "i", 1980, None),
+        ("a comedy, excluding films after 2000", "a comedy", None, 2000),
+        ("none of the films older than 1990", "", 1990, None),
+        ("from 1990 to now", "", 1990, None),
+        ("from 1990 up to 1995", "", 1990, 1995),
+        ("old films (before 1960)", "old films", None, 1959),
+        ("no horror from before 1980, comedies from before 1990", "no horror from before 1980, comedies", None, 1989),
     ],
 )
 def test_bounds_are_read_and_taken_out(request_: str, rest: str, first: int | None, last: int | None) -> None:
@@ -61,6 +70,15 @@ def test_bounds_are_read_and_taken_out(request_: str, rest: str, first: int | No
         "with the 1990s on its label",
         "after 2000 and before 1990",  # leaves nothing
         "like Blade Runner 2049",
+        "cant bear anything with war before 1980",
+        "anything other than films from 1999",
+        "before 1980? no thanks",
+        "films from before 1980 are not for me",
+        "from 1985 or 1990",
+        "from 1985, 1986 or 1987",
+        "before the late 80s",
+        "a war movie set in 1944",
+        "about the summer of 1969",
     ],
 )
 def test_what_names_no_bound_stays_as_it_is(request_: str) -> None:
@@ -100,6 +118,16 @@ def test_where_no_item_has_a_year_none_is_heard(ear: Ear) -> None:
     timeless = replace(ear, years=np.full_like(ear.years, np.nan))
     (told,) = timeless.told(timeless.hear(["after 1990"], WordEncoder()))
     assert told["first_year"] is None
+    (told,) = ear.told(ear.hear(["before 1850"], WordEncoder()))
+    assert told["last_year"] is None, "nor where none is within"
+
+
+def test_a_title_holds_no_bound_and_stays_in_the_request(ear: Ear) -> None:
+    middle = int(np.nanmedian(ear.years))
+    titles = (f"From {middle}", *ear.mentions.titles[1:])
+    named = replace(ear, mentions=Mentions.of(titles))
+    (told,) = named.told(named.hear([f"like From {middle} but from before {middle}"], WordEncoder()))
+    assert (told["like"], told["first_year"], told["last_year"]) == (titles[0], None, middle - 1)
 
 
 def test_who_says_nothing_but_a_value_wants_it(ear: Ear) -> None:
@@ -109,3 +137,11 @@ def test_who_says_nothing_but_a_value_wants_it(ear: Ear) -> None:
     assert among[place] < 1 - DOUBT
     refused = ear.hear(["drama"], WordEncoder()).meanings["refuses"]
     assert not refused.any()
+
+
+@pytest.mark.timeout(30)  # a tenth of a second is usual; half a second for each request it once was
+@pytest.mark.parametrize("end", [" ,", ",", ";", "-", " and", " no"])
+def test_no_request_takes_long(end: str) -> None:
+    request = f"before 1990 x{end * (480 // len(end))}y"
+    for _ in range(200):
+        years_in(request)

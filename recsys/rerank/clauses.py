@@ -17,7 +17,7 @@ _BARE = re.compile(
     re.IGNORECASE,
 )
 # What a catalog's items are, whichever: to a text encoder a film is nearer to a documentary than to anything else.
-_NOUN = r"(?:motion pictures?|movies?|films?|flicks?|books?|games?)"
+_NOUN = r"(?:(?:motion picture|movie|film|flick)s?)"
 _ONLY = re.compile(r"\bnothing but\b", re.IGNORECASE)
 # Refusals that are heard rightly where what is wanted comes first and is read apart; others are as well heard in one
 # piece (notebooks/LOG.md).
@@ -47,7 +47,9 @@ def put_plainly(request: str, names: tuple[str, ...]) -> str:
 @lru_cache(64)
 def _nouns(names: tuple[str, ...]) -> re.Pattern[str]:
     noun = re.compile(rf"\b{_NOUN}\b", re.IGNORECASE)
-    parts = [r"[ -]".join(map(re.escape, re.split(r"[ -]+", name))) for name in names if noun.search(name)]
+    # A value's name in either number.
+    said = [noun.sub(lambda found: found[0].rstrip("s"), name) for name in names if noun.search(name)]
+    parts = [rf"{r'[ -]'.join(map(re.escape, re.split(r'[ -]+', name)))}s?" for name in said]
     return re.compile(rf"\b(?:(?P<value>{'|'.join(parts) or '(?!)'})|{_NOUN})\b", re.IGNORECASE)
 
 

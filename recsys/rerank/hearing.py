@@ -1,13 +1,12 @@
 """What requests in words mean for the items of a catalog; any judge can be held to it.
 
 Bounds on years are read by rule (`years`). The rest of a request is put plainly and cut into pieces (`clauses`), whose
-tokens say which values it wants and refuses (`interpret`); a title that it names is
-found as it is written, and what is like its item comes first (`likeness`); of a request that names nothing, the
-likeness of its words to items' texts is read.
+tokens say which values it wants and refuses (`interpret`); a title that it names is found as it is written, and what is
+like its item comes first (`likeness`); of a request that names nothing, the likeness of its words to items' texts is
+read.
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from recsys.networks.training import Batch
 from recsys.protocols import Floats, Ints, TextEncoder
 from recsys.rerank.clauses import pieces_of, put_plainly
 from recsys.rerank.likeness import Likeness
-from recsys.rerank.mentions import Mentions
+from recsys.rerank.mentions import MASK, Mentions
 from recsys.rerank.years import Years, years_in
 from recsys.tables import Queries
 
@@ -49,8 +48,9 @@ class Asked:
 
     like     : (requests,) codes of the items that they name, -1 for none
     meanings : as of `Interpreter.meanings`, with "like_years"; "unlike" (requests,) codes of items that are named to be
-               refused, -1 for none; "first_year" and "last_year" (requests,), infinite where open; and "alike"
-               (requests, dim), to be multiplied with the texts of items: the shorter, the more is understood otherwise
+               refused, -1 for none; "itself" (requests,) whether an item that is named is wanted itself; "first_year"
+               and "last_year" (requests,), infinite where open; and "alike" (requests, dim), to be multiplied with the
+               texts of items: the shorter, the more is understood otherwise
     """
 
     like: Ints
@@ -101,26 +101,26 @@ class Ear:
         vectors = np.asarray(np.add.reduceat(words.means(), starts) / pieces, dtype=np.float32)
         each = self.interpreter.meanings(words, self.vectors)
         most = {name: torch.from_numpy(np.maximum.reduceat(value.numpy(), starts)) for name, value in each.items()}
+        alone = {_bare(name): place for place, name in enumerate(self.names)}
         for row, rest in enumerate(rests):
-            if (value := rest.strip(" .!?").lower()) in self.names:
-                most["wants"][row, self.names.index(value)], most["refuses"][row] = 1.0, 0.0
+            if (place := alone.get(_bare(rest))) is not None:
+                most["wants"][row, place], most["refuses"][row] = 1.0, 0.0
         return self._asked(requests, vectors, most, spans)
 
     def _years(self, request: str) -> tuple[str, Years]:
-        """The request without bounds on years, and these: none of a title that it names, nor where no item has one."""
-        title = next((self.mentions.titles[code] for code in self._named(request) if code >= 0), "")
-        if re.search(r"\d", title) or not np.isfinite(self.years).any():
+        """The request without bounds on years, and these; none where no item is within. Titles hold no bounds."""
+        masked, titles = self.mentions.masked(request)
+        rest, found = years_in(masked)
+        first, last = (-np.inf, np.inf) if found is None else (found.first or -np.inf, found.last or np.inf)
+        if found is None or not ((self.years >= first) & (self.years <= last)).any():
             return request, Years()
-        rest, found = years_in(request)
-        return rest, found or Years()
+        for title in titles:
+            rest = rest.replace(MASK, title, 1)
+        return rest, found
 
     def _named(self, request: str) -> tuple[int, int]:
         """Codes of the items that it likens to, and that it turns down; -1 for none."""
         return self.mentions.find(request), self.mentions.find(request, turned_down=True)
-
-    def read(self, requests: Sequence[str], words: "Words") -> Asked:
-        """Interpret requests of one piece whose tokens are encoded."""
-        return self._asked(requests, words.means(), self.interpreter.meanings(words, self.vectors))
 
     def _asked(self, requests: Sequence[str], vectors: Floats, meanings: Batch, spans: Sequence[Years] = ()) -> Asked:
         import torch
@@ -132,10 +132,11 @@ class Ear:
         vague = np.where((like >= 0) | (unlike >= 0), 0.0, 1.0 - sure)[:, None].astype(np.float32)
         alike = torch.from_numpy(vague * self.likeness.towards(vectors))
         named = {"like_years": torch.from_numpy(years), "unlike": torch.from_numpy(unlike)}
-        spans = spans or [Years()] * len(requests)
-        first = [-np.inf if span.first is None else span.first for span in spans]
-        last = [np.inf if span.last is None else span.last for span in spans]
-        bounds = {"first_year": torch.tensor(first), "last_year": torch.tensor(last)}
+        bounds = {
+            "first_year": torch.tensor([span.first or -np.inf for span in spans], dtype=torch.float32),
+            "last_year": torch.tensor([span.last or np.inf for span in spans], dtype=torch.float32),
+            "itself": torch.tensor([self.mentions.itself(text) for text in requests], dtype=torch.bool),
+        }
         return Asked(like, {**meanings, **named, **bounds, "alike": alike})
 
     def fits(self, asked: Asked, codes: npt.NDArray[np.integer] | None = None) -> Floats:
@@ -151,7 +152,8 @@ class Ear:
         first, last = (asked.meanings[name].numpy()[:, None] for name in ("first_year", "last_year"))
         outside = (np.isfinite(first) | np.isfinite(last)) & ~((self.years[some] >= first) & (self.years[some] <= last))
         # Who wants something like an item does not want that item.
-        gone = outside | (asked.meanings["unlike"].numpy()[:, None] == some) | (asked.like[:, None] == some)
+        liked = np.where(asked.meanings["itself"].numpy(), -1, asked.like)
+        gone = outside | (asked.meanings["unlike"].numpy()[:, None] == some) | (liked[:, None] == some)
         found = log_fits(asked.meanings, carried, years, eras).numpy() + alike + np.log(STRICT) * gone
         return np.asarray(found + self.likeness.to_named(asked.like, some), dtype=np.float32)
 
@@ -247,6 +249,10 @@ def _read_whole(requests: Sequence[str], encoder: TextEncoder) -> tuple[list[lis
         if shorter == split:
             return split, words
         split = shorter
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.strip(" .,;!?").casefold().replace("-", " ").split())
 
 
 def _halves(piece: str) -> tuple[str, ...]:

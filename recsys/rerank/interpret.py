@@ -53,7 +53,7 @@ class Words:
 
     @classmethod
     def of_requests(cls, requests: Sequence[Request], encoder: TextEncoder) -> "Words":
-        """Encode requests that were written for training or a test, as those of users are read."""
+        """Encode requests that were written for training or a test. Users' own are put plainly, too (`clauses`)."""
         return cls.of([set_apart(request.text) for request in requests], encoder)
 
     def means(self) -> Floats:

@@ -34,22 +34,25 @@ PER_ITEM = 48
 def writer_of(catalog: Catalog, vocab: Vocab, histories: Histories) -> Writer:
     """Who writes requests for the items of a catalog, in all phrasings that are taught. Items are likened by who meets
     them and, where the catalog has text vectors, by their texts."""
-    texts = [item_vectors(catalog, vocab)] if "embedding" in catalog.frame.columns else []
-    likeness = (*texts, cooccurrence(histories, len(vocab), LIKENESS))
+    met = cooccurrence(histories, len(vocab), LIKENESS)
+    likeness = [centred(met) * met.any(axis=1, keepdims=True)]  # whom nobody met is like nobody
+    if "embedding" in catalog.frame.columns:
+        likeness.insert(0, centred(item_vectors(catalog, vocab)))
     facets = Facets.of(catalog, vocab, histories.items)
     facets = replace(facets, spoken=said_otherwise(facets.spoken))
-    return Writer(facets, Wording.read(), np.hstack([centred(vectors) for vectors in likeness]), PLAIN)
+    return Writer(facets, Wording.read(), np.hstack(likeness).astype(np.float32), PLAIN)
 
 
-def asking(questions: Questions, catalog: Catalog, log: InteractionLog, seed: int) -> Questions:
+def with_requests(questions: Questions, catalog: Catalog, log: InteractionLog, seed: int) -> Questions:
     """The same questions, every other one with a request that is true of its answer: by these it is learned what an
     opinion that reads requests is worth. As they are where the catalog has no values to name. log : without answers."""
     vocab = Vocab.of_items(catalog)
     writer = writer_of(catalog, vocab, vocab.histories(query_histories(log)))
+    if not len(writer.facets):
+        return questions
     answers = vocab.encode(questions.truth.frame["item_id"])
     some = np.random.default_rng(seed).permutation(len(answers)) % 2 == 0
-    rows = np.flatnonzero(some & (answers >= 0) & (len(writer.facets) > 0))
-    texts = requests_for(writer, answers, rows, seed)
+    texts = requests_for(writer, answers, np.flatnonzero(some), seed)
     return Questions(with_texts(questions.queries, texts, np.zeros(len(texts), dtype=bool)), questions.truth)
 
 

@@ -65,11 +65,14 @@ class Likeness:
 
         towards : (n, width), as `towards` gives them or shorter
         """
-        return np.asarray(self.keen * np.maximum(towards @ self.texts[items].T - self.idle, 0), dtype=np.float32)
+        common = self.idle * np.linalg.norm(towards, axis=1, keepdims=True)
+        return np.asarray(self.keen * np.maximum(towards @ self.texts[items].T - common, 0), dtype=np.float32)
 
     def to_named(self, named: Ints, items: Ints) -> Floats:
         """(n, items) by how much the log probability of items rises as they are like the one that is `named` (n,), a
         code; 0 where that is -1."""
+        if not (named >= 0).any():
+            return np.zeros((len(named), len(items)), dtype=np.float32)
         own = np.maximum(named, 0)
         alike = sum(vectors[own] @ vectors[items].T for vectors in (self.texts, self.met))
         return np.asarray(NAMED * alike * (named >= 0)[:, None], dtype=np.float32)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 # "Matrix, The" as catalogs sort it.
 _TURNED = re.compile(r"(.+), (The|A|An|Le|La|Les|Der|Die|Das|Il|El)")
+MASK = "\x00"
 _QUOTES = "\"'“”„«»"
 # What stands before a title that is not wanted: "but not Star Wars", "nothing like it".
 _TURNED_DOWN = re.compile(
@@ -17,6 +18,10 @@ _LIKENED = re.compile(r"\b(like|similar to|(newer|older|better|more recent) than
 _PLAINLY = re.compile(
     r"(^|\b(something|anything|things?|stuff|movies?|films?|shows?|books?|games?|songs?|ones?|more|much|just|not"
     r"|nothing) )like$|\b(similar to|than|reminds me of|in the vein of)$"
+)
+# Who says this before a title, or "again" behind it, wants the item itself.
+_ITSELF = re.compile(
+    r"\b(watch|rewatch|see|show me|play|find( me)?|open|read|get me|looking for|where is|called|titled|named)$"
 )
 _ENDS = re.compile(r"(but|and|or|only|just|newer|older|please|except|with|without|from)\b.*|", re.DOTALL)
 
@@ -50,13 +55,34 @@ class Mentions:
     def find(self, text: str, *, turned_down: bool = False) -> int:
         """The code of the longest title in the text that is not, or that is, `turned_down`: "but not Star Wars"; -1
         where there is none; see `_found`."""
+        return self._best(text.split(), turned_down)[2]
+
+    def itself(self, text: str) -> bool:
+        """Whether the title that `find` finds is asked for itself: "show me Star Wars again"."""
         words = text.split()
+        start, size, code = self._best(words, False)
+        behind = words[start + size : start + size + 1]
+        return code >= 0 and (
+            bool(_ITSELF.search(_before(words, start))) or [word.strip(".,;!?").lower() for word in behind] == ["again"]
+        )
+
+    def masked(self, text: str) -> tuple[str, list[str]]:
+        """The text with a sign in place of each title, and what stood there, in order."""
+        words = text.split()
+        titles: list[str] = []
+        for start, size, _ in list(self._found(words, spoken=True))[::-1]:
+            titles.insert(0, " ".join(words[start : start + size]))
+            words[start : start + size] = [MASK]
+        return " ".join(words), titles
+
+    def _best(self, words: Sequence[str], turned_down: bool) -> tuple[int, int, int]:
         found = [
             (size, -start, code)
             for start, size, code in self._found(words, spoken=True)
-            if turned_down == bool(_TURNED_DOWN.search(" ".join(words[max(start - 4, 0) : start]).lower()))
+            if turned_down == bool(_TURNED_DOWN.search(_before(words, start)))
         ]
-        return max(found, default=(0, 0, -1))[2]
+        size, start, code = max(found, default=(0, 0, -1))
+        return -start, size, code
 
     def all(self, text: str, most: int) -> list[int]:
         """The codes of the first titles in the text, `most` at most, in the order in which they are named."""
@@ -88,7 +114,7 @@ class Mentions:
         return 0, -1
 
     def _spoken(self, words: Sequence[str], start: int) -> tuple[int, int]:
-        before = " ".join(words[max(start - 4, 0) : start]).lower()
+        before = _before(words, start)
         if not _LIKENED.search(before):
             return 0, -1
         for size in range(min(self.longest, len(words) - start), 0, -1):
@@ -100,3 +126,7 @@ class Mentions:
             if size > 1 or (ends and _PLAINLY.search(before)):
                 return size, self.spoken[bare]
         return 0, -1
+
+
+def _before(words: Sequence[str], start: int) -> str:
+    return " ".join(words[max(start - 4, 0) : start]).lower()

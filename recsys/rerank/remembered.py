@@ -23,8 +23,9 @@ Kept = tuple[Floats, ...]
 Follow = Callable[[Kept | None, Codes], tuple[Floats, Kept]]
 # Users whose state is kept, the last that asked: one or two kilobytes each.
 STATES = 4096
-# Users of whom enough is kept to go on: 200 kilobytes each for 100 events, 128 dimensions and two blocks.
-FOLLOWED = 256
+# Bytes that are kept to go on from, of the users that asked last: 200 kilobytes each for 100 events, 128 dimensions and
+# two blocks.
+FOLLOWED = 64_000_000
 # New events up to which a reader goes on.
 NEW = 8
 
@@ -37,13 +38,18 @@ class Remembering:
         long as this lives, the same of the same. follow : the same for one, event by event."""
         self._read, self._length, self._follow = read, length, follow
         self._one = lru_cache(STATES)(self._read_one)
-        self._kept, self._lock = OrderedDict[bytes, Kept](), Lock()
+        self._kept, self._bytes, self._lock = OrderedDict[bytes, Kept](), 0, Lock()
 
     def __call__(self, histories: Histories) -> Floats:
         """(histories, dim)."""
         if len(histories) != 1:
             return self._read(histories)
-        return self._one(histories.items[max(len(histories.items) - self._length, 0) :].astype(np.int32).tobytes())
+        items = histories.items[max(len(histories.items) - self._length, 0) :].astype(np.int32).tobytes()
+        found = self._one(items)
+        with self._lock:
+            if items in self._kept:
+                self._kept.move_to_end(items)
+        return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Remembering, (self._read, self._length, self._follow)
@@ -60,8 +66,9 @@ class Remembering:
             if n < self._length:  # else the next event moves what is read
                 with self._lock:
                     self._kept[items] = kept
-                    if len(self._kept) > FOLLOWED:
-                        self._kept.popitem(last=False)
+                    self._bytes += _size(kept)
+                    while self._bytes > FOLLOWED:
+                        self._bytes -= _size(self._kept.popitem(last=False)[1])
         found.setflags(write=False)
         return found
 
@@ -72,5 +79,10 @@ class Remembering:
         with self._lock:
             for new in range(1, min(NEW, len(items) // size) + 1):
                 if (kept := self._kept.pop(items[: -new * size], None)) is not None:
+                    self._bytes -= _size(kept)
                     return kept, new
         return None, len(items) // size
+
+
+def _size(kept: Kept) -> int:
+    return sum(part.nbytes for part in kept)
