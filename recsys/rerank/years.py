@@ -74,9 +74,9 @@ _WISHES: Rules = (
 # In the same clause, these turn a wish into something else, which is left to be read as it stands: "no horror from
 # before 1980", "never seen before the nineties", "before 1980? no thanks".
 _TURNED = re.compile(
-    r"\b(?:no|not|none|nothing|nobody|never|without|avoid|skip|seen|(?:any|every)thing but|all but|exclud\w+|except|omit\w*|hate|dislike|cannot"
-    r"|(?:ca|do|does|is|are|wo)n['’]?t|\w+n['’]t|(?:other|rather) than|instead of|(?:apart|aside) from"
-    r"|(?:sick|tired) of)\b[^,;.!?]*$",
+    r"\b(?:no|not|none|nothing|nobody|never|without|avoid|skip|seen|(?:any|every)thing but|all but|exclud\w+|except"
+    r"|omit\w*|hate|dislike|cannot|(?:ca|do|does|is|are|wo)n['’]?t|\w+n['’]t|(?:other|rather) than|instead of"
+    r"|(?:apart|aside) from|(?:sick|tired) of)\b[^,;.!?]*$",
     re.IGNORECASE,
 )
 _TURNED_BEHIND = re.compile(
