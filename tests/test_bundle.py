@@ -109,7 +109,8 @@ def test_a_recipe_that_this_version_cannot_read_says_to_refit(folder, weights_se
 
 
 def test_a_bundle_whose_weights_ignore_the_model_opens_without_it(world, settings, tmp_path):
-    spec = SPEC.model_copy(update={"lm": LMConfig(), "reranker": PackedConfig(depth=5, tune_users=30)})
+    deaf = PackedConfig(depth=5, tune_users=30, conditions=("recent", "profile"))
+    spec = SPEC.model_copy(update={"lm": LMConfig(), "reranker": deaf})
     line = fit(world, spec, settings, seed=0, lm=HashLM())
     assert line.tuning["reranker"]["weights"]["lm"] == 0.0
     path = bundle.write(tmp_path / "bundle", line.recommender, world, spec=spec)

@@ -55,7 +55,7 @@ def test_a_file_is_read_by_its_columns_and_empty_requests_are_none(tmp_path: Pat
         ("user_id,wish\n5,secret\n", "column 'request' is missing"),
         ("user,request\n5,secret\n", "column 'user_id' is missing"),
         ("user_id,request\n", "holds no requests"),
-        ("", "cannot be read as requests"),
+        ("", "is empty"),
     ],
 )  # fmt: skip
 def test_every_fault_of_a_csv_is_named_and_no_request_is_repeated(tmp_path: Path, content: str, message: str) -> None:
