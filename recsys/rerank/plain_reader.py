@@ -16,7 +16,7 @@ import numpy as np
 
 from recsys.data.vocab import Codes, Histories
 from recsys.protocols import Floats, Ints
-from recsys.rerank.remembered import Kept, Remembering
+from recsys.rerank.remembered import Follow, Kept, Remembering
 
 if TYPE_CHECKING:
     from recsys.rerank.reader import Reader
@@ -49,8 +49,7 @@ class PlainReader:
         ]
         if missing := {*WEIGHTS, *of_blocks} - self.arrays.keys():
             raise ValueError(f"the reader lacks {min(missing)}")
-        follow = self.follow if self.blocks else None
-        object.__setattr__(self, "_states", Remembering(self._read_all, len(self.arrays["places"]) - 1, follow))
+        object.__setattr__(self, "_states", Remembering(self._read_all, len(self.arrays["places"]) - 1, self.goes_on))
 
     @classmethod
     def of(cls, reader: "Reader", tokens: Floats, bias: Floats) -> "PlainReader | None":
@@ -64,6 +63,11 @@ class PlainReader:
     def expects(self, histories: Histories) -> Floats:
         """(histories, dim) what each history expects next, to be multiplied with tokens."""
         return np.asarray(self._norm(self._states(histories), "last") @ self.arrays["out.weight"].T, dtype=np.float32)
+
+    @property
+    def goes_on(self) -> Follow | None:
+        """`follow`; None where there are no blocks, and so nothing to go on from."""
+        return self.follow if self.blocks else None
 
     def follow(self, kept: Kept | None, items: Codes) -> tuple[Floats, Kept]:
         """See `remembered.Follow`. What is kept are the keys and values of each block: (1, events + 1, 2 * dim)."""

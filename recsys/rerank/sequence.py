@@ -132,8 +132,8 @@ class SequenceJudge:
 
     def __post_init__(self) -> None:
         plain = PlainReader.of(self.network, *self.table)
-        follow = plain.follow if plain is not None and plain.blocks else None
-        object.__setattr__(self, "_states", Remembering(self._read, self.network.size.length, follow))
+        goes_on = None if plain is None else plain.goes_on
+        object.__setattr__(self, "_states", Remembering(self._read, self.network.size.length, goes_on))
 
     @property
     def limits(self) -> bool:
