@@ -80,7 +80,7 @@ def test_any_number_of_blocks(teacher: SequenceJudge, blocks: int) -> None:
 def test_who_asks_again_is_not_read_again(reader: PlainReader, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = replace(reader)
     first = fresh.expects(some(9))
-    monkeypatch.setattr(PlainReader, "_blocks", None)
+    monkeypatch.setattr(PlainReader, "_through", None)
     np.testing.assert_array_equal(fresh.expects(some(9)), first)
     with pytest.raises(TypeError):
         fresh.expects(some(8))
@@ -91,13 +91,13 @@ def test_a_new_event_costs_one_token_and_comes_to_the_same(
 ) -> None:
     """From no event on, up to as many as are read and beyond, one by one and some at a time."""
     fresh, whole, read = replace(reader), some(SMALL.length + 3), []
-    real = PlainReader._blocks
+    real = PlainReader._through
 
     def counted(self: PlainReader, x: Any, ends: Any, kept: Any = None) -> Any:
         read.append(x.shape[1])
         return real(self, x, ends, kept)
 
-    monkeypatch.setattr(PlainReader, "_blocks", counted)
+    monkeypatch.setattr(PlainReader, "_through", counted)
     ends = [0, 1, 2, 5, *range(6, SMALL.length + 3)]
     found = [fresh.expects(upto(whole, end))[0] for end in ends]
     tokens = torch.from_numpy(teacher.table[0])

@@ -220,7 +220,7 @@ def test_who_asks_again_is_not_read_again_and_a_profile_stays_with_its_own(
     assert np.abs(fresh.scores(nobody, Profiles(told)) - alone).max() > 1e-3
     np.testing.assert_array_equal(fresh.scores(nobody, nothing), alone)
     first = fresh.scores(one, profiles)
-    monkeypatch.setattr("recsys.rerank.plain_reader.PlainReader._blocks", None)  # is not asked again
+    monkeypatch.setattr("recsys.rerank.plain_reader.PlainReader._through", None)  # is not asked again
     np.testing.assert_array_equal(fresh.scores(one, profiles), first)
     with pytest.raises(TypeError):
         replace(judge).scores(one, profiles)

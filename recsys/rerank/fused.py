@@ -173,7 +173,7 @@ class Fused:
         lists = Ranked.of(queries, candidates)
         regimes = regimes_of(queries)[lists.asked]
         heads = lists.head(depths(regimes, self.depth, self.reach))
-        known = np.where(np.isin(regimes, list(self.fusions)), regimes, "plain")
+        known = np.array([regime if regime in self.fusions else "plain" for regime in regimes.tolist()], np.str_)
         told = np.zeros((len(heads.frame), 2))
         uses = np.isin(known, [name for name, fusion in self.fusions.items() if fusion.uses("lm")])
         asked = np.flatnonzero(uses | (regimes == "request") & self.limits)
@@ -244,9 +244,8 @@ class Fused:
 
 def regimes_of(queries: Queries) -> npt.NDArray[np.str_]:
     """The regime of each query: it asks for something in words, or there is no history and only a profile can tell."""
-    asks = np.array([bool(request.strip()) for request in queries.frame["request"]], dtype=bool)
-    without = history_lengths(queries) == 0
-    return np.select([asks, without], ["request", "told"], "plain")
+    asked = zip(queries.frame["request"], history_lengths(queries).tolist(), strict=True)
+    return np.array(["request" if request.strip() else "plain" if n else "told" for request, n in asked], dtype=np.str_)
 
 
 def depths(regimes: npt.NDArray[np.str_], depth: int, reach: int) -> Ints:

@@ -27,7 +27,54 @@ WEIGHTS = ("tokens", "bias", "start", "places", "last.weight", "last.bias", "out
 # As of `networks.attention.Block`, whose forward pass this is.
 PARTS = ("before_attention", "qkv", "attended", "before_feed", "widen", "narrow")
 _EPSILON = 1e-5  # torch's, in a layer norm
-AT_ONCE = 16_384  # numbers that an activation is worked out for
+AT_ONCE = 65_536  # numbers that an activation is worked out for
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Times a weight (inputs, outputs), plus a bias (outputs,)."""
+
+    weight: Floats
+    bias: Floats
+
+    def __call__(self, x: Floats) -> Floats:
+        found: Floats = x @ self.weight
+        found += self.bias
+        return found
+
+    @classmethod
+    def part(cls, arrays: Mapping[str, Floats], name: str, norm: str = "") -> "Linear":
+        """As torch has it; behind a layer norm, whose own weight and bias are then in these."""
+        weight, bias = np.ascontiguousarray(arrays[f"{name}.weight"].T), arrays[f"{name}.bias"]
+        if norm:
+            bias = arrays[f"{norm}.bias"] @ weight + bias
+            weight = arrays[f"{norm}.weight"][:, None] * weight
+        return cls(weight, bias)
+
+
+@dataclass(frozen=True)
+class PlainBlock:
+    """One block (`networks.attention.Block`): what attention asks (a share of it, so that logits need no scale), its
+    keys and values, what becomes of what it finds, and the layer that feeds forward."""
+
+    queries: Linear
+    both: Linear
+    attended: Linear
+    widen: Linear
+    narrow: Linear
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Floats], name: str, heads: int) -> "PlainBlock":
+        three = Linear.part(arrays, name + "qkv", name + "before_attention")
+        weight, bias, dim = three.weight, three.bias, len(three.weight)
+        scale = np.float32((dim // heads) ** -0.5)
+        return cls(
+            Linear(np.ascontiguousarray(weight[:, :dim] * scale), bias[:dim] * scale),
+            Linear(np.ascontiguousarray(weight[:, dim:]), bias[dim:]),
+            Linear.part(arrays, name + "attended"),
+            Linear.part(arrays, name + "widen", name + "before_feed"),
+            Linear.part(arrays, name + "narrow"),
+        )
 
 
 @dataclass(frozen=True)
@@ -41,6 +88,7 @@ class PlainReader:
     arrays: Mapping[str, Floats]
     blocks: int
     heads: int
+    _blocks: tuple[PlainBlock, ...] = field(init=False, repr=False, compare=False)
     _states: Remembering = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +97,8 @@ class PlainReader:
         ]
         if missing := {*WEIGHTS, *of_blocks} - self.arrays.keys():
             raise ValueError(f"the reader lacks {min(missing)}")
+        blocks = tuple(PlainBlock.of(self.arrays, f"blocks.{k}.", self.heads) for k in range(self.blocks))
+        object.__setattr__(self, "_blocks", blocks)
         object.__setattr__(self, "_states", Remembering(self._read_all, len(self.arrays["places"]) - 1, self.goes_on))
 
     @classmethod
@@ -62,7 +112,9 @@ class PlainReader:
 
     def expects(self, histories: Histories) -> Floats:
         """(histories, dim) what each history expects next, to be multiplied with tokens."""
-        return np.asarray(self._norm(self._states(histories), "last") @ self.arrays["out.weight"].T, dtype=np.float32)
+        a = self.arrays
+        last = _normed(self._states(histories)) * a["last.weight"] + a["last.bias"]
+        return np.asarray(last @ a["out.weight"].T, dtype=np.float32)
 
     @property
     def goes_on(self) -> Follow | None:
@@ -78,7 +130,7 @@ class PlainReader:
         begun = 0 if kept is None else kept[0].shape[1]
         x += a["places"][begun : begun + x.shape[1]]
         with one_thread():
-            x, kept = self._blocks(x, np.array([x.shape[1] - 1]), kept)
+            x, kept = self._through(x, np.array([x.shape[1] - 1]), kept)
         return x[:, 0], kept
 
     def _read_all(self, histories: Histories) -> Floats:
@@ -103,65 +155,59 @@ class PlainReader:
         items = histories.items[np.where(inside, place, 0)] if len(histories.items) else np.zeros(place.shape, int)
         x = np.concatenate([np.broadcast_to(a["start"], (n, *a["start"].shape)), self._met(items)], axis=1)
         x += a["places"][: x.shape[1]]
-        x, _ = self._blocks(x, sizes)
+        x, _ = self._through(x, sizes)
         return x[:, 0]
 
     def _met(self, items: Ints | Codes) -> Floats:
         tokens = self.arrays["tokens"]
         return np.asarray(tokens[items] * np.float32(tokens.shape[1] ** 0.5))
 
-    def _blocks(self, x: Floats, ends: Ints, kept: Kept | None = None) -> tuple[Floats, Kept]:
+    def _through(self, x: Floats, ends: Ints, kept: Kept | None = None) -> tuple[Floats, Kept]:
         """x : (n, time, dim), what is new; what stands at the places `ends` (n,) of it after all blocks: (n, 1, dim);
         and what to keep. kept : of what came before."""
         found = []
-        for block in range(self.blocks):
-            before = None if kept is None else kept[block]
-            x, both = self._block(x, f"blocks.{block}.", ends if block == self.blocks - 1 else None, before)
+        for place, block in enumerate(self._blocks):
+            before = None if kept is None else kept[place]
+            x, both = self._block(x, block, ends if place == self.blocks - 1 else None, before)
             found.append(both)
         return (x if self.blocks else x[np.arange(len(x)), ends][:, None]), tuple(found)
 
-    def _block(self, x: Floats, name: str, ends: Ints | None, before: Floats | None) -> tuple[Floats, Floats]:
+    def _block(self, x: Floats, block: PlainBlock, ends: Ints | None, before: Floats | None) -> tuple[Floats, Floats]:
         """(n, time, dim) after a block; with `ends` (n,) only what stands there: (n, 1, dim). Beside it the keys and
         values (n, begun + time, 2 * dim), of which `before` (n, begun, 2 * dim) were known."""
         n, time, dim = x.shape
-        held = self._norm(x, name + "before_attention")
-        asking = held if ends is None else held[np.arange(n), ends][:, None]
-        weight, bias = self.arrays[name + "qkv.weight"], self.arrays[name + "qkv.bias"]
-        queries = self._heads(asking @ weight[:dim].T + bias[:dim])
-        both = held @ weight[dim:].T + bias[dim:]
+        held = _normed(x)
+        both = block.both(held)
+        if ends is not None:
+            x, held = x[np.arange(n), ends][:, None], held[np.arange(n), ends][:, None]
         begun = 0 if before is None else before.shape[1]
         if before is not None:
             both = np.concatenate([before, both], axis=1)
-        keys, values = (self._heads(part) for part in np.split(both, 2, axis=2))
-        logits = queries @ keys.transpose(0, 1, 3, 2)
-        logits /= np.float32((dim // self.heads) ** 0.5)
+        keys, values = self._heads(both[..., :dim]), self._heads(both[..., dim:])
+        shares = self._heads(block.queries(held)) @ keys.transpose(0, 1, 3, 2)
         last = begun + (np.arange(time)[:, None] if ends is None else ends[:, None, None, None])
-        np.copyto(logits, np.float32(-np.inf), where=np.arange(begun + time) > last)
-        logits -= logits.max(axis=3, keepdims=True)
-        shares = np.exp(logits, out=logits)
-        shares /= shares.sum(axis=3, keepdims=True)
-        z = (shares @ values).transpose(0, 2, 1, 3).reshape(n, -1, dim)
-        x = (x if ends is None else x[np.arange(n), ends][:, None]) + self._linear(z, name + "attended")
-        z = self._linear(self._norm(x, name + "before_feed"), name + "widen")
-        return x + self._linear(_gelu(z), name + "narrow"), both
+        np.copyto(shares, np.float32(-np.inf), where=np.arange(begun + time) > last)
+        shares -= shares.max(axis=3, keepdims=True)
+        np.exp(shares, out=shares)
+        z = np.matmul(shares, values, dtype=np.float32)
+        z /= shares.sum(axis=3, keepdims=True)
+        z = block.attended(z.transpose(0, 2, 1, 3).reshape(n, -1, dim))
+        z += x
+        found = block.narrow(_gelu(block.widen(_normed(z))))
+        found += z
+        return found, both
 
     def _heads(self, x: Floats) -> Floats:
         """(n, time, dim) to (n, heads, time, dim / heads)."""
         return x.reshape(*x.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)
 
-    def _linear(self, x: Floats, part: str) -> Floats:
-        found: Floats = x @ self.arrays[f"{part}.weight"].T
-        found += self.arrays[f"{part}.bias"]
-        return found
 
-    def _norm(self, x: Floats, part: str) -> Floats:
-        share = np.float32(1 / x.shape[-1])
-        centred = x - share * np.add.reduce(x, axis=-1, keepdims=True)
-        scale = 1 / np.sqrt(share * np.add.reduce(centred * centred, axis=-1, keepdims=True) + np.float32(_EPSILON))
-        centred *= scale
-        centred *= self.arrays[f"{part}.weight"]
-        centred += self.arrays[f"{part}.bias"]
-        return np.asarray(centred)
+def _normed(x: Floats) -> Floats:
+    """A layer norm without weight and bias."""
+    share = np.float32(1 / x.shape[-1])
+    centred = x - share * np.add.reduce(x, axis=-1, keepdims=True)
+    centred *= 1 / np.sqrt(share * np.add.reduce(centred * centred, axis=-1, keepdims=True) + np.float32(_EPSILON))
+    return np.asarray(centred)
 
 
 def one_thread() -> AbstractContextManager[Any]:

@@ -153,10 +153,10 @@ class StudentJudge:
         for at in range(0, len(heads), ROWS):
             lists = Ranked.joined(heads[at : at + ROWS])
             own = rows[at : at + ROWS]
-            codes = coded(self.vocab, lists)
+            theirs, codes = histories.take(own), coded(self.vocab, lists)
             with one_thread():
-                past = past_of(histories.take(own), like[own], self.arrays["items"])
-                seen = expected(self.reader, histories.take(own), lists.lists, codes)
+                past = past_of(theirs, like[own], self.arrays["items"])
+                seen = expected(self.reader, theirs, lists.lists, codes)
                 features = features_of(self.names, lists, self.arrays["popularity"][codes], seen)
                 tokens, bias = self.arrays["tokens"][codes], self.arrays["bias"][codes]
                 found = forward(self.arrays, past, text[own], lists.lists, tokens, bias, features)
