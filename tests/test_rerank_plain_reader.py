@@ -1,5 +1,6 @@
 """A reader in plain numpy: what a student has of a teacher that reads histories by a network."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,10 @@ def test_any_number_of_blocks(teacher: SequenceJudge, blocks: int) -> None:
     size = replace(teacher.network.size, layers=blocks)
     torch.manual_seed(blocks)
     network = Reader.blank(200, 8, size).eval()
+    with torch.no_grad():  # the plain reader has norms inside of other layers, which shows where they are trained
+        for name, value in network.named_parameters():
+            if "before_" in name or name.startswith("last."):
+                value.normal_(1, 0.3)
     tokens, bias = np.random.default_rng(0).normal(size=(200, size.dim)).astype(np.float32), np.zeros(200, np.float32)
     found = PlainReader.of(network, tokens, bias)
     assert found is not None
@@ -205,6 +210,12 @@ def test_a_student_is_saved_with_its_reader(
     file = tmp_path / "part" / "judge" / "network.safetensors"
     from safetensors.numpy import load_file, save_file
 
+    facts = tmp_path / "part" / "judge" / "judge.json"
+    written = facts.read_text("utf-8")
+    facts.write_text(json.dumps({**json.loads(written), "reader": {"blocks": 1, "heads": 0}}), "utf-8")
+    with pytest.raises(BundleError, match=r"1 blocks of 0 heads do not fit"):
+        load_reranker("student", tmp_path / "part", lambda: None, WordEncoder)
+    facts.write_text(written, "utf-8")
     arrays = load_file(file)
     del arrays["reader.blocks.0.qkv.bias"]
     save_file(arrays, file)

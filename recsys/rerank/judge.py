@@ -59,12 +59,16 @@ class Judge(Protocol):
         ...
 
 
+# What reading a damaged file may raise.
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, SpecError, PolarsError, SafetensorError)
+
+
 @contextmanager
 def readable(path: Path, what: str) -> Iterator[None]:
     """Turn whatever a damaged file raises into `BundleError`."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError, PolarsError, SafetensorError) as error:
+    except _DAMAGE as error:
         raise BundleError(f"{path}: is not readable as {what} ({error})") from error
 
 

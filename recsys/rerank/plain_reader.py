@@ -1,8 +1,8 @@
 """A reader's blocks (`reader`) in plain numpy: what a student has of a teacher that reads histories by a network.
 
-It expects exactly what the teacher's network expects. Of the last block only the last place is worked out, which is all
-that ranking needs; without torch there is little else to pay for. Of single users the keys and values of attention are
-kept, so that a new event costs one token (`follow`). A distilled block was tried instead, and lost a
+To rounding, it expects what the teacher's network expects. Of the last block only the last place is worked out, which
+is all that ranking needs; without torch there is little else to pay for. Of single users the keys and values of
+attention are kept, so that a new event costs one token (`follow`). A distilled block was tried instead, and lost a
 twentieth of the teacher's NDCG, several times what a good reader adds to good candidates (notebooks/LOG.md).
 """
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 # Histories that are read at once: the shares of attention of one block are `ROWS` * heads * length**2 floats.
 ROWS = 32
 WEIGHTS = ("tokens", "bias", "start", "places", "last.weight", "last.bias", "out.weight")
-# As of `networks.attention.Block`, whose forward pass this is.
+# The parts of a `networks.attention.Block`, as its state names them.
 PARTS = ("before_attention", "qkv", "attended", "before_feed", "widen", "narrow")
 _EPSILON = 1e-5  # torch's, in a layer norm
-AT_ONCE = 65_536  # numbers that an activation is worked out for
+AT_ONCE = 65_536  # numbers that an activation is worked out for: about those of one history
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,9 @@ class PlainReader:
         ]
         if missing := {*WEIGHTS, *of_blocks} - self.arrays.keys():
             raise ValueError(f"the reader lacks {min(missing)}")
+        dim = self.arrays["tokens"].shape[1]
+        if self.blocks < 0 or self.heads < 1 or dim % self.heads:
+            raise ValueError(f"{self.blocks} blocks of {self.heads} heads do not fit {dim} dimensions")
         blocks = tuple(PlainBlock.of(self.arrays, f"blocks.{k}.", self.heads) for k in range(self.blocks))
         object.__setattr__(self, "_blocks", blocks)
         object.__setattr__(self, "_states", Remembering(self._read_all, len(self.arrays["places"]) - 1, self.goes_on))
@@ -189,7 +192,7 @@ class PlainReader:
         np.copyto(shares, np.float32(-np.inf), where=np.arange(begun + time) > last)
         shares -= shares.max(axis=3, keepdims=True)
         np.exp(shares, out=shares)
-        z = np.matmul(shares, values, dtype=np.float32)
+        z = np.asarray(shares @ values, dtype=np.float32)
         z /= shares.sum(axis=3, keepdims=True)
         z = block.attended(z.transpose(0, 2, 1, 3).reshape(n, -1, dim))
         z += x
@@ -228,8 +231,7 @@ def _gelu(x: Floats) -> Floats:
     """x * Phi(x), as max(x, 0) - |x| * Phi(-|x|); Phi from the error function to 1.5e-7 by Abramowitz and Stegun's
     formula 7.1.26, since scipy's took twice as long.
 
-    Some at a time and in place: for large arrays each step asks the system for memory, and waits longer for it than it
-    takes.
+    Some at a time and in place, so that they stay in the processor's cache from step to step.
     """
     found = np.maximum(x, 0)
     flat, into = x.reshape(-1), found.reshape(-1)
