@@ -118,14 +118,11 @@ class Ear:
             rest = rest.replace(MASK, title, 1)
         return rest, found
 
-    def _named(self, request: str) -> tuple[int, int]:
-        """Codes of the items that it likens to, and that it turns down; -1 for none."""
-        return self.mentions.find(request), self.mentions.find(request, turned_down=True)
-
-    def _asked(self, requests: Sequence[str], vectors: Floats, meanings: Batch, spans: Sequence[Years] = ()) -> Asked:
+    def _asked(self, requests: Sequence[str], vectors: Floats, meanings: Batch, spans: Sequence[Years]) -> Asked:
         import torch
 
-        like, unlike = np.array([self._named(text) for text in requests], dtype=np.int64).reshape(-1, 2).T
+        like = np.array([self.mentions.find(text) for text in requests], dtype=np.int64)
+        unlike = np.array([self.mentions.find(text, turned_down=True) for text in requests], dtype=np.int64)
         years = np.where(like >= 0, self.years[like], np.nan).astype(np.float32)
         spoken = meanings["wants"] + meanings["refuses"]
         sure = spoken.amax(1).numpy() if spoken.shape[1] else np.zeros(len(like))
